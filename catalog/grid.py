@@ -1,0 +1,128 @@
+"""One tiling of the Earth; a tile is an odc.geo GeoBox."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from affine import Affine
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry, box
+
+from catalog.errors import GridError
+
+TILE_M = 20_480.0
+"""Default side of a tile in metres: 2048 pixels at 10 m."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A square of the Earth in one UTM zone, or the whole raster of one scene."""
+
+    id: str
+    """Name, as in 32632_2560m_E0268_N2032; unique for a CRS, a size and a place."""
+    geobox: GeoBox
+    """CRS, affine and shape (rows, columns) of its pixels."""
+
+
+def utm_crs(longitude: float, latitude: float) -> str:
+    """EPSG code of the WGS 84 UTM zone of a place; the exceptions of Norway and Svalbard are not made.
+
+    Parameters
+    ----------
+    longitude, latitude
+        Degrees; latitude within 80 S and 84 N.
+
+    Raises
+    ------
+    GridError
+        Where UTM is not defined.
+    """
+    if not -80.0 <= latitude <= 84.0:
+        raise GridError(
+            f"no UTM zone at latitude {latitude:.2f}",
+            item=f"lon {longitude:.4f} lat {latitude:.4f}",
+            enough="a place between 80 S and 84 N",
+            todo="map polar areas on the scenes' own grid (grid='native')",
+        )
+    zone = int((longitude + 180.0) // 6.0) % 60 + 1
+    return f"EPSG:{(32600 if latitude >= 0 else 32700) + zone}"
+
+
+def area_from_bbox(bbox: Sequence[float]) -> Geometry:
+    """A polygon in EPSG:4326 from west, south, east, north in degrees.
+
+    Raises
+    ------
+    GridError
+        When the four numbers are no box, or it crosses the antimeridian.
+    """
+    west, south, east, north = (float(v) for v in bbox)
+    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+        raise GridError(
+            "the area is no box",
+            item=f"bbox {west},{south},{east},{north}",
+            enough="west < east within -180..180 and south < north within -90..90",
+            todo="split an area that crosses the antimeridian in two",
+        )
+    return box(west, south, east, north, crs="EPSG:4326")
+
+
+def tiles(area: Geometry, crs: str, resolution_m: float, *, tile_m: float = TILE_M) -> Iterator[Tile]:
+    """The tiles of one UTM zone that an area touches, row by row from the north-west.
+
+    Tile corners lie on multiples of `tile_m`, so every area gives the same tiles.
+
+    Parameters
+    ----------
+    area
+        Polygon in any CRS.
+    crs
+        A projected CRS in metres, as in EPSG:32632.
+    resolution_m
+        Pixel size in metres; must divide `tile_m`.
+
+    Raises
+    ------
+    GridError
+        When pixels do not fill a tile.
+    """
+    pixels = tile_m / resolution_m
+    if abs(pixels - round(pixels)) > 1e-9:
+        raise GridError(
+            f"pixels of {resolution_m} m do not fill a tile of {tile_m} m",
+            item=crs,
+            enough="a tile size that is a multiple of every pixel size",
+            todo="choose another tile size (--tile)",
+        )
+    size = round(pixels)
+    local = area.to_crs(crs, resolution=math.inf) if str(area.crs) != crs else area
+    left, bottom, right, top = local.boundingbox.bbox
+    for row in range(math.ceil(top / tile_m) - 1, math.floor(bottom / tile_m) - 1, -1):
+        for column in range(math.floor(left / tile_m), math.ceil(right / tile_m)):
+            transform = Affine(resolution_m, 0, column * tile_m, 0, -resolution_m, (row + 1) * tile_m)
+            geobox = GeoBox((size, size), transform, crs)
+            overlap = geobox.extent.intersection(local)
+            if overlap.is_empty or overlap.area < resolution_m**2:
+                continue
+            yield Tile(f"{crs.split(':')[-1]}_{tile_m:.0f}m_E{column:04d}_N{row:04d}", geobox)
+
+
+def native(scene_id: str, shape: tuple[int, int], transform: Sequence[float], crs: str) -> Tile:
+    """The tile that is a scene's own raster: no pixel is moved."""
+    a, b, c, d, e, f = (float(v) for v in transform)
+    return Tile(f"native_{scene_id}", GeoBox(shape, Affine(a, b, c, d, e, f), crs))
+
+
+def whole(tiles_of_one_zone: Iterable[GeoBox]) -> GeoBox:
+    """The smallest GeoBox that holds all of these, which share CRS, resolution and pixel corners."""
+    boxes = list(tiles_of_one_zone)
+    first = boxes[0]
+    step_x, step_y = first.affine.a, first.affine.e
+    left = min(b.affine.c for b in boxes)
+    top = max(b.affine.f for b in boxes)
+    right = max(b.affine.c + b.width * step_x for b in boxes)
+    bottom = min(b.affine.f + b.height * step_y for b in boxes)
+    shape = (round((bottom - top) / step_y), round((right - left) / step_x))
+    return GeoBox(shape, Affine(step_x, 0, left, 0, step_y, top), first.crs)
