@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from odc.geo.geom import Geometry, box
 
 from catalog.errors import GridError
 
-TILE_M = 20_480.0
-"""Default side of a tile in metres: 2048 pixels at 10 m."""
+TILE_M = 15_360.0
+"""Default side of a tile in metres: 1536 pixels at 10 m, 512 at 30 m, 7680 at 2 m."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,12 @@ def tiles(area: Geometry, crs: str, resolution_m: float, *, tile_m: float = TILE
             yield Tile(f"{crs.split(':')[-1]}_{tile_m:.0f}m_E{column:04d}_N{row:04d}", geobox)
 
 
-def native(scene_id: str, shape: tuple[int, int], transform: Sequence[float], crs: str) -> Tile:
-    """The tile that is a scene's own raster: no pixel is moved."""
+def native(shape: tuple[int, int], transform: Sequence[float], crs: str) -> Tile:
+    """The tile that is a raster's own grid, rotated or not: no pixel is moved; equal grids give the same tile."""
     a, b, c, d, e, f = (float(v) for v in transform)
-    return Tile(f"native_{scene_id}", GeoBox(shape, Affine(a, b, c, d, e, f), crs))
+    place = hashlib.sha256(repr([round(v, 9) for v in (a, b, c, d, e, f)]).encode()).hexdigest()[:8]
+    name = f"native_{crs.split(':')[-1]}_{shape[0]}x{shape[1]}_{place}"
+    return Tile(name, GeoBox(shape, Affine(a, b, c, d, e, f), crs))
 
 
 def whole(tiles_of_one_zone: Iterable[GeoBox]) -> GeoBox:

@@ -1,0 +1,221 @@
+"""Cube: the Zarr schema; create, write, open."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from catalog.errors import CubeError
+from catalog.sensors import USABLE, Band, Quality
+
+SCHEMA = 1
+"""Version of the layout on disk; a cube of another version is refused."""
+
+CHUNK = 256
+SHARD = 1024
+_JSON_ATTRS = ("bands", "scenes", "provenance", "coregistration", "geobox", "notes")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a cube holds, beside its pixels; kept in the attributes of its Zarr group."""
+
+    sensor: str
+    """Row of `catalog.sensors`."""
+    modality: str
+    """opt, ms, sar_l1 or sar_l2."""
+    quantity: str
+    """Physical quantity of `data`, as in surface_reflectance."""
+    units: str
+    """Units of `data`."""
+    gsd_m: float
+    """Pixel size in metres."""
+    bands: tuple[Band, ...]
+    """In the order of dimension band."""
+    tile: str
+    """Name of the tile."""
+    period: str
+    """First and last day asked for, ISO 8601 interval."""
+    scenes: tuple[str, ...] = ()
+    """Ids of the scenes, in the order of dimension time."""
+    geobox: GeoBox | None = None
+    """Where the pixels lie; None in radar geometry."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """How digital numbers became the quantity, per scene."""
+    coregistration: tuple[Mapping[str, Any], ...] = ()
+    """Measured shift of every scene, in the order of dimension time."""
+    notes: tuple[str, ...] = ()
+    """What a user should know, as in: no DEM, placed on the ellipsoid."""
+
+
+def assemble(
+    description: Description,
+    data: xr.DataArray,
+    quality: xr.DataArray,
+    geolocation: Mapping[str, xr.DataArray] | None = None,
+) -> xr.Dataset:
+    """One Dataset in the cube's schema.
+
+    Parameters
+    ----------
+    data
+        Dims (time, band, y, x), float32 or complex64, NaN where nothing was measured.
+    quality
+        Dims (time, y, x), uint8, values of `catalog.sensors.Quality`.
+    geolocation
+        In radar geometry: longitude, latitude (degrees) and height (m above the WGS 84 ellipsoid), dims (y, x).
+
+    Raises
+    ------
+    CubeError
+        When dimensions, dtypes or the count of bands or scenes contradict the description.
+    """
+    if data.dims != ("time", "band", "y", "x") or quality.dims != ("time", "y", "x"):
+        raise CubeError(f"a cube is (time, band, y, x), this is {data.dims} with quality {quality.dims}")
+    if data.sizes["band"] != len(description.bands) or data.sizes["time"] != len(description.scenes):
+        raise CubeError(
+            f"{data.sizes['band']} bands and {data.sizes['time']} times do not fit the description",
+            item=description.tile,
+            enough=f"{len(description.bands)} bands and {len(description.scenes)} scenes",
+        )
+    if data.dtype not in (np.float32, np.complex64):
+        raise CubeError(f"data is {data.dtype}", item=description.tile, enough="float32 or complex64")
+    attrs = {"units": description.units, "quantity": description.quantity, "long_name": description.quantity}
+    flags = {
+        "flag_values": [int(q) for q in Quality],
+        "flag_meanings": " ".join(q.name.lower() for q in Quality),
+        "long_name": "what the pixel is good for",
+    }
+    keep = {"time": data["time"], "y": data["y"], "x": data["x"]}
+    cube = xr.Dataset(
+        {"data": data.drop_vars(list(data.coords)).assign_attrs(attrs)}
+        | {"quality": quality.drop_vars(list(quality.coords)).astype(np.uint8).assign_attrs(flags)}
+        | {k: v.drop_vars(list(v.coords)) for k, v in (geolocation or {}).items()},
+        coords=keep,
+        attrs=_attributes(description),
+    )
+    cube["data"].attrs, cube["quality"].attrs = attrs, flags
+    if description.geobox is not None:
+        cube = cube.rio.write_crs(str(description.geobox.crs)).rio.write_transform(description.geobox.affine)
+    return cube.assign_coords(band=[b.name for b in description.bands])
+
+
+def _attributes(description: Description) -> dict[str, Any]:
+    geobox = description.geobox
+    return {
+        "ringmoe_cube": SCHEMA,
+        "sensor": description.sensor,
+        "modality": description.modality,
+        "quantity": description.quantity,
+        "units": description.units,
+        "gsd_m": float(description.gsd_m),
+        "tile": description.tile,
+        "period": description.period,
+        "bands": [asdict(b) for b in description.bands],
+        "scenes": list(description.scenes),
+        "provenance": dict(description.provenance),
+        "coregistration": [dict(c) for c in description.coregistration],
+        "notes": list(description.notes),
+        "geobox": None
+        if geobox is None
+        else {"crs": str(geobox.crs), "affine": list(geobox.affine)[:6], "shape": list(geobox.shape)},
+    }
+
+
+def write(uri: str | Path, cube: xr.Dataset) -> None:
+    """Write a whole cube as one Zarr 3 store; whatever half a store lay there is replaced.
+
+    Chunks hold every band of one date over 256 x 256 pixels; a shard holds up to 4 x 4 chunks.
+    """
+    path = Path(uri)
+    if path.exists():
+        shutil.rmtree(path)
+    ny, nx, nb = cube.sizes["y"], cube.sizes["x"], cube.sizes["band"]
+    side_y, side_x = min(CHUNK, ny), min(CHUNK, nx)
+    shard_y = side_y * min(SHARD // side_y or 1, math.ceil(ny / side_y))
+    shard_x = side_x * min(SHARD // side_x or 1, math.ceil(nx / side_x))
+    out = cube.drop_vars("band")
+    out.attrs = {k: json.dumps(v, sort_keys=True) if k in _JSON_ATTRS else v for k, v in cube.attrs.items()}
+    out["data"] = out["data"].chunk({"time": 1, "band": nb, "y": shard_y, "x": shard_x})
+    out["quality"] = out["quality"].chunk({"time": 1, "y": shard_y, "x": shard_x})
+    for name in ("data", "quality"):
+        out[name].encoding = {}
+        if "spatial_ref" in out.coords:
+            out[name].attrs["grid_mapping"] = "spatial_ref"
+    encoding: dict[str, dict[str, Any]] = {
+        "data": {"chunks": (1, nb, side_y, side_x), "shards": (1, nb, shard_y, shard_x)},
+        "quality": {"chunks": (1, side_y, side_x), "shards": (1, shard_y, shard_x)},
+        "time": {"units": "milliseconds since 1970-01-01", "dtype": "int64"},
+    }
+    if out["data"].dtype == np.float32:
+        encoding["data"]["_FillValue"] = np.float32(np.nan)
+    out.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+
+
+def open(uri: str | Path) -> xr.Dataset:
+    """A lazy Dataset of a cube, with band names and attributes as Python values.
+
+    Returns
+    -------
+    xr.Dataset
+        `data` (time, band, y, x) in `attrs["units"]`, NaN where nothing was measured; `quality` (time, y, x).
+
+    Raises
+    ------
+    CubeError
+        When there is no cube, or a damaged one, or one of another schema.
+    """
+    try:
+        cube = xr.open_zarr(str(uri), consolidated=False, decode_coords="all", chunks={})
+    except (FileNotFoundError, KeyError, ValueError, zarr.errors.GroupNotFoundError) as error:
+        raise CubeError(
+            f"there is no readable cube ({type(error).__name__}: {error})",
+            item=str(uri),
+            enough="a Zarr store that an item of the catalogue names",
+            todo="open cubes through their item; `ringmoe ingest` makes missing ones again",
+        ) from error
+    if cube.attrs.get("ringmoe_cube") != SCHEMA or "data" not in cube:
+        raise CubeError(
+            f"the store is no cube of schema {SCHEMA}",
+            item=str(uri),
+            enough="a store written by `ringmoe ingest` of this version",
+            todo="ingest the scenes again",
+        )
+    cube.attrs = {k: json.loads(v) if k in _JSON_ATTRS and isinstance(v, str) else v for k, v in cube.attrs.items()}
+    return cube.assign_coords(band=[b["name"] for b in cube.attrs["bands"]])
+
+
+def geobox(cube: xr.Dataset) -> GeoBox | None:
+    """Where the pixels lie; None in radar geometry."""
+    box: dict[str, Any] | None = cube.attrs["geobox"]
+    return None if box is None else GeoBox(tuple(box["shape"]), Affine(*box["affine"]), box["crs"])
+
+
+def usable(quality: xr.DataArray) -> xr.DataArray:
+    """True where a pixel shows the ground; dims as given."""
+    return quality.isin([int(q) for q in USABLE])
+
+
+def valid_share(cube: xr.Dataset) -> float:
+    """Share of (time, y, x) positions that show the ground, 0 to 1."""
+    return float(usable(cube["quality"]).mean())
+
+
+def pixel_coordinates(box: GeoBox | None, shape: Sequence[int]) -> dict[str, np.ndarray]:
+    """Coordinates y, x: pixel centres in the CRS, or line and pixel numbers where no axis-parallel grid exists."""
+    rows, columns = int(shape[0]), int(shape[1])
+    if box is None or abs(box.affine.b) + abs(box.affine.d) > 1e-12:
+        return {"y": np.arange(rows, dtype=np.float64), "x": np.arange(columns, dtype=np.float64)}
+    a = box.affine
+    return {"y": a.f + a.e * (np.arange(rows) + 0.5), "x": a.c + a.a * (np.arange(columns) + 0.5)}

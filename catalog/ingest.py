@@ -1,0 +1,303 @@
+"""Scenes of one instrument over one tile -> a cube and its item: plan the units, then make one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pystac
+import xarray as xr
+from odc.geo.geom import Geometry
+
+from catalog import coregister, cube, publish, quantify
+from catalog.errors import CatalogError, CubeError, NothingFound
+from catalog.grid import Tile, native, tiles, utm_crs
+from catalog.ledger import Ledger, no_space_left, unit_id
+from catalog.quantify import Look
+from catalog.scene import Scene
+from catalog.search import Raster
+from catalog.sensors import SENSORS, Sensor
+
+RESULTS_VERSION = 1
+"""Raised when the same scenes would give another cube."""
+
+LEAST_SHARE = 0.01
+"""A scene that covers less of a tile than this is left out of it."""
+
+REFERENCE_SENSOR = "sentinel-2"
+"""Whose clearest scene of a tile the others are brought onto."""
+
+MATCH_M = 10.0
+"""Pixel size at which shifts are measured."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One cube to make: all that determines its result."""
+
+    sensor: str
+    """Row of catalog.sensors."""
+    tile: Tile | None
+    """Where its pixels lie; None keeps a single scene in radar geometry."""
+    scenes: tuple[Scene, ...]
+    """In the order of time."""
+    period: str
+    """Interval asked for."""
+    reference: Scene | None
+    """The scene whose geometry is taken as right; None where no sensor of the tile can serve."""
+    dem: Raster | None
+    """Ellipsoidal heights for radar and RPC."""
+    engine: str = "odc"
+    """Which library reads and warps."""
+
+    @property
+    def tile_id(self) -> str:
+        """Name of the tile, or of the scene in whose geometry the cube stays."""
+        return self.tile.id if self.tile else f"radar_{self.scenes[0].id}"
+
+    @property
+    def id(self) -> str:
+        """Content hash of all that determines the cube."""
+        box = self.tile.geobox if self.tile else None
+        inputs = {
+            "sensor": self.sensor,
+            "grid": [str(box.crs), list(box.affine)[:6], list(box.shape)] if box else self.tile_id,
+            "scenes": [[s.id, dict(sorted(s.checksums.items()))] for s in self.scenes],
+            "reference": [self.reference.id, dict(sorted(self.reference.checksums.items()))] if self.reference else None,
+            "dem": self.dem.checksum if self.dem else None,
+            "engine": self.engine,
+        }
+        return unit_id("ingest", RESULTS_VERSION, inputs)
+
+    @property
+    def item_id(self) -> str:
+        """Readable name of the cube's item."""
+        return f"{self.sensor}_{self.tile_id}_{self.id}"
+
+
+def plan(
+    scenes: Sequence[Scene],
+    area: Geometry,
+    period: str,
+    *,
+    tile_m: float,
+    dems: Sequence[Raster] = (),
+    engine: str = "odc",
+) -> tuple[Unit, ...]:
+    """The cubes that scenes make over an area, one per sensor and tile.
+
+    Scenes come onto UTM tiles of `tile_m`. A scene stays on its own raster when that is no UTM grid of the sensor's
+    resolution (a decimated copy, geographic coordinates) or when its pixels are complex and must not be interpolated.
+
+    Raises
+    ------
+    NothingFound
+        When no scene covers a hundredth of any tile.
+    """
+    groups: dict[tuple[str, str], list[Scene]] = defaultdict(list)
+    places: dict[str, Tile | None] = {}
+    for scene in scenes:
+        for name, tile in _places(scene, area, tile_m):
+            places[name] = tile
+            groups[(scene.sensor, name)].append(scene)
+    if not groups:
+        raise NothingFound(
+            f"none of {len(scenes)} scenes covers {LEAST_SHARE:.0%} of a tile of the area",
+            item=period,
+            enough="one scene that covers the area",
+            todo="choose a larger area or a smaller tile",
+        )
+    units = []
+    for (sensor, name), members in sorted(groups.items()):
+        members.sort(key=lambda s: (s.datetime, s.id))
+        tile = places[name]
+        reference = _reference(groups.get((REFERENCE_SENSOR, name), [])) if tile else None
+        dem = _dem(dems, members[0]) if members[0].geolocation != "affine" else None
+        for batch in _alike(members):
+            units.append(Unit(sensor, tile, batch, period, reference, dem, engine))
+    return tuple(units)
+
+
+def ingest(unit: Unit, ledger: Ledger) -> pystac.Item:
+    """Make a cube and publish its item; a unit that is done is only looked up.
+
+    Raises
+    ------
+    CatalogError
+        Naming the scene; the failure is recorded in the ledger.
+    """
+    found = ledger.done("cubes", unit.item_id)
+    if found is not None:
+        return pystac.Item.from_dict(found)
+    try:
+        with no_space_left(unit.item_id):
+            dataset = build(unit)
+            folder = ledger.attempt("cubes", unit.item_id)
+            cube.write(folder / "cube.zarr", dataset)
+    except CatalogError as error:
+        ledger.fail(unit.item_id, "ingest", str(error))
+        raise
+    times = pd.to_datetime(dataset["time"].values).tz_localize("UTC")
+    sources = publish.Sources(
+        items=tuple((s.id, s.href) for s in unit.scenes),
+        start=times.min().to_pydatetime(),
+        end=times.max().to_pydatetime(),
+    )
+    return publish.cube_item(ledger, unit.item_id, folder, dataset, sources, _footprint(unit))
+
+
+def build(unit: Unit) -> xr.Dataset:
+    """The cube of a unit in memory: every scene calibrated, brought onto the reference and stacked in time.
+
+    Raises
+    ------
+    CubeError
+        When no scene leaves a valid pixel.
+    """
+    looks, shifts = [], []
+    for scene in unit.scenes:
+        shift = _shift(unit, scene)
+        accepted = shift is not None and shift["verdict"] == "accepted"
+        move = (float(shift["dx_m"]), float(shift["dy_m"])) if accepted and shift else (0.0, 0.0)
+        looks.append(quantify.look(scene, unit.tile, shift_m=move, engine=unit.engine, dem=unit.dem))
+        shifts.append(shift or {"scene": scene.id, "verdict": "not attempted", "reason": _why_not(unit, scene)})
+    dataset = _stack(unit, looks, shifts)
+    if not bool(np.isfinite(dataset["data"]).any()):
+        raise CubeError(
+            "no scene leaves a valid pixel in this tile",
+            item=f"{unit.tile_id}: {', '.join(s.id for s in unit.scenes)}",
+            enough="one scene with data inside its footprint",
+            todo="choose another period or area; if a map viewer shows data there, the item's footprint is wrong",
+        )
+    return dataset
+
+
+def _stack(unit: Unit, looks: Sequence[Look], shifts: Sequence[dict[str, Any]]) -> xr.Dataset:
+    sensor: Sensor = SENSORS[unit.sensor]
+    names = [str(n) for n in looks[0].data["band"].values]
+    box = unit.tile.geobox if unit.tile else None
+    shape = looks[0].data.shape[1:]
+    coordinates: dict[str, Any] = {
+        "time": np.array([np.datetime64(s.datetime.replace(tzinfo=None), "ns") for s in unit.scenes]),
+        **cube.pixel_coordinates(box, shape),
+    }
+    data = xr.DataArray(
+        np.stack([look.data.values for look in looks]), dims=("time", "band", "y", "x"), coords=coordinates
+    )
+    quality = xr.DataArray(np.stack([look.quality.values for look in looks]), dims=("time", "y", "x"))
+    first = unit.scenes[0]
+    description = cube.Description(
+        sensor=unit.sensor,
+        modality=sensor.modality,
+        quantity=looks[0].quantity,
+        units=sensor.units,
+        gsd_m=looks[0].gsd_m,
+        bands=tuple(sensor.band(n) for n in names),
+        tile=unit.tile_id,
+        period=unit.period,
+        scenes=tuple(s.id for s in unit.scenes),
+        geobox=box,
+        provenance={s.id: dict(look.provenance) for s, look in zip(unit.scenes, looks, strict=True)},
+        coregistration=tuple(shifts),
+        notes=tuple(dict.fromkeys(n for look in looks for n in look.notes)),
+    )
+    dataset = cube.assemble(description, data, quality, looks[0].geolocation)
+    dataset.attrs["platform"] = first.platform
+    dataset.attrs["valid_share"] = cube.valid_share(dataset)
+    return dataset
+
+
+def _places(scene: Scene, area: Geometry, tile_m: float) -> list[tuple[str, Tile | None]]:
+    """Names and tiles where a scene's pixels go within an area."""
+    sensor = SENSORS[scene.sensor]
+    footprint = Geometry(dict(scene.geometry), "EPSG:4326")
+    if footprint.intersection(area).is_empty:
+        return []
+    band = next(iter(scene.bands.values()))
+    if scene.geolocation != "affine" and sensor.law == "complex-amplitude":
+        return [(f"radar_{scene.id}", None)]
+    centre = footprint.centroid.coords[0]
+    crs = band.crs if scene.geolocation == "affine" and band.crs else utm_crs(centre[0], centre[1])
+    resolution = min(b.gsd_m for b in sensor.bands)
+    if scene.geolocation == "affine" and not _on_utm_grid(scene, crs, resolution):
+        finest = min(scene.bands.values(), key=lambda b: -(b.shape or (0, 0))[0])
+        if finest.shape is None or finest.transform is None or finest.crs is None:
+            raise CubeError("the item does not say where its pixels lie", item=scene.id, enough="proj:shape, proj:transform")
+        own = native(finest.shape, finest.transform, finest.crs)
+        return [(own.id, own)]
+    inside = footprint.intersection(area)
+    found = []
+    for tile in tiles(inside, crs, resolution, tile_m=tile_m):
+        share = tile.geobox.extent.intersection(inside.to_crs(crs)).area / tile.geobox.extent.area
+        if share >= LEAST_SHARE:
+            found.append((tile.id, tile))
+    return found
+
+
+def _on_utm_grid(scene: Scene, crs: str, resolution_m: float) -> bool:
+    code = int(crs.split(":")[-1]) if crs.split(":")[-1].isdigit() else 0
+    if scene.decimated or not (32601 <= code <= 32660 or 32701 <= code <= 32760):
+        return False
+    transforms = [b.transform for b in scene.bands.values() if b.transform]
+    return all(abs(t[1]) + abs(t[3]) < 1e-9 for t in transforms) and resolution_m > 0
+
+
+def _alike(scenes: Sequence[Scene]) -> list[tuple[Scene, ...]]:
+    """Scenes that may share a cube: same quantity and same bands."""
+    kinds: dict[tuple[str, tuple[str, ...]], list[Scene]] = defaultdict(list)
+    for scene in scenes:
+        kinds[(scene.quantity, tuple(scene.bands))].append(scene)
+    return [tuple(kinds[k]) for k in sorted(kinds)]
+
+
+def _reference(scenes: Sequence[Scene]) -> Scene | None:
+    """The scene with least cloud, then the earliest."""
+    usable = [s for s in scenes if s.geolocation == "affine"]
+    return min(
+        usable, key=lambda s: (float(s.properties.get("eo:cloud_cover", 101.0)), s.datetime, s.id), default=None
+    )
+
+
+def _dem(dems: Sequence[Raster], scene: Scene) -> Raster | None:
+    footprint = Geometry(dict(scene.geometry), "EPSG:4326")
+    fits = [d for d in dems if not Geometry(dict(d.geometry), "EPSG:4326").intersection(footprint).is_empty]
+    return max(fits, key=lambda d: Geometry(dict(d.geometry), "EPSG:4326").intersection(footprint).area, default=None)
+
+
+def _why_not(unit: Unit, scene: Scene) -> str:
+    if unit.tile is None:
+        return "the cube stays in radar geometry"
+    if unit.reference is None:
+        return f"no {REFERENCE_SENSOR} scene over this tile"
+    return "this scene is the reference" if scene.id == unit.reference.id else "the tile is the scene's own raster"
+
+
+def _shift(unit: Unit, scene: Scene) -> dict[str, Any] | None:
+    """The measured shift of a scene onto its tile's reference, JSON-able; None where none is measured."""
+    if unit.tile is None or unit.reference is None or scene.id == unit.reference.id:
+        return None
+    if unit.tile.id.startswith("native_"):
+        return None
+    grid = unit.tile.geobox.zoom_to(resolution=MATCH_M) if unit.tile.geobox.resolution.x < MATCH_M else unit.tile.geobox
+    reference = quantify.match_image(unit.reference, grid, engine=unit.engine, dem=unit.dem)
+    moving = quantify.match_image(scene, grid, engine=unit.engine, dem=unit.dem)
+    same = SENSORS[scene.sensor].modality in ("opt", "ms")
+    shift = coregister.estimate_shift(
+        reference.data,
+        moving.data,
+        reference.usable,
+        moving.usable,
+        float(grid.resolution.x),
+        method="same-modality" if same else "cross-modality",
+    )
+    return {"scene": scene.id, "reference": unit.reference.id, "pixel_m": float(grid.resolution.x), **shift.to_dict()}
+
+
+def _footprint(unit: Unit) -> dict[str, Any]:
+    if unit.tile is None:
+        return dict(unit.scenes[0].geometry)
+    return publish.lonlat(unit.tile.geobox.extent)

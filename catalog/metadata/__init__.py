@@ -1,0 +1,1 @@
+"""Product metadata files become numbers: one parser per format, each refusing what it cannot read."""

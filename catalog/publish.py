@@ -1,0 +1,400 @@
+"""Blocks or a model -> COG and STAC item, derived_from what it was made of; alone writes maps and items."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pystac
+import rasterio
+import xarray as xr
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import Geometry
+from rasterio.windows import Window
+from rio_cogeo.cogeo import cog_translate
+from rio_cogeo.profiles import cog_profiles
+
+from catalog.errors import PublishError
+from catalog.ledger import Ledger, file_digest, no_space_left, tree_digest, write_whole
+
+_SCHEMA = "https://stac-extensions.github.io"
+PROCESSING = f"{_SCHEMA}/processing/v1.1.0/schema.json"
+PROJECTION = f"{_SCHEMA}/projection/v2.0.0/schema.json"
+RASTER = f"{_SCHEMA}/raster/v1.1.0/schema.json"
+CLASSIFICATION = f"{_SCHEMA}/classification/v2.0.0/schema.json"
+FILE = f"{_SCHEMA}/file/v2.1.0/schema.json"
+DATACUBE = f"{_SCHEMA}/datacube/v2.2.0/schema.json"
+MLM = f"{_SCHEMA}/mlm/v1.4.0/schema.json"
+
+COLLECTIONS = {
+    "cubes": "Calibrated and co-registered scenes of one instrument over one tile",
+    "models": "Checkpoints of RingMoE with their data contract",
+    "maps": "What a model says of an area",
+}
+
+
+@dataclass(frozen=True)
+class MapClass:
+    """One class of a map."""
+
+    value: int
+    """Pixel value, 1 to 255; 0 means no data."""
+    name: str
+    """Short name, lower case."""
+    colour: str = ""
+    """RRGGBB; empty for none."""
+
+
+class Block(Protocol):
+    """Finished rows of a map, as inference yields them from north to south."""
+
+    @property
+    def y0(self) -> int: ...
+
+    @property
+    def classes(self) -> np.ndarray: ...
+
+    @property
+    def confidence(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What an output was made of."""
+
+    items: Sequence[tuple[str, str]]
+    """(id, href) of every item it derives from."""
+    start: datetime
+    """First moment of the Earth it shows, UTC."""
+    end: datetime
+    """Last moment, UTC."""
+
+
+def cube_item(
+    ledger: Ledger, item_id: str, folder: Path, cube: xr.Dataset, sources: Sources, footprint: Mapping[str, Any]
+) -> pystac.Item:
+    """Publish a finished cube that lies at folder/cube.zarr.
+
+    Parameters
+    ----------
+    cube
+        The Dataset as written, in the schema of `catalog.cube`.
+    footprint
+        GeoJSON geometry in EPSG:4326.
+    """
+    attrs = cube.attrs
+    item = _item("cubes", item_id, footprint, sources, [DATACUBE, FILE])
+    item.properties |= {
+        "ringmoe:sensor": attrs["sensor"],
+        "ringmoe:modality": attrs["modality"],
+        "ringmoe:quantity": attrs["quantity"],
+        "ringmoe:units": attrs["units"],
+        "ringmoe:tile": attrs["tile"],
+        "ringmoe:valid_share": round(float(cube.attrs.get("valid_share", np.nan)), 6),
+        "ringmoe:provenance": attrs["provenance"],
+        "ringmoe:coregistration": attrs["coregistration"],
+        "ringmoe:notes": attrs["notes"],
+        "gsd": attrs["gsd_m"],
+        "cube:dimensions": _dimensions(cube),
+        "cube:variables": {
+            "data": {"dimensions": ["time", "band", "y", "x"], "type": "data", "unit": attrs["units"]},
+            "quality": {"dimensions": ["time", "y", "x"], "type": "auxiliary"},
+        },
+    }
+    if attrs["geobox"] is not None:
+        _project(item, attrs["geobox"]["crs"], attrs["geobox"]["shape"], attrs["geobox"]["affine"])
+    digest, size = tree_digest(folder / "cube.zarr")
+    bands = [
+        {k: v for k, v in (("name", b["name"]), ("description", b["polarisation"] or b["common_name"])) if v}
+        for b in attrs["bands"]
+    ]
+    item.add_asset(
+        "cube",
+        pystac.Asset(
+            f"./{folder.name}/cube.zarr",
+            title="Zarr 3 group; open with catalog.cube.open",
+            media_type="application/vnd+zarr; version=3",
+            roles=["data"],
+            extra_fields={"file:checksum": digest, "file:size": size, "bands": bands},
+        ),
+    )
+    return _commit(ledger, "cubes", item)
+
+
+def write_map(
+    path: Path, blocks: Iterable[Block], box: GeoBox, classes: Sequence[MapClass], each: Callable[[int], None]
+) -> dict[str, int]:
+    """Write blocks of a map as two COGs beside each other, row by row: PATH/classes.tif and PATH/confidence.tif.
+
+    Parameters
+    ----------
+    blocks
+        Rows in order from north to south, classes uint8 (0 no data) and confidence 0 to 1, both (rows, columns).
+    each
+        Called with the count of rows finished.
+
+    Returns
+    -------
+    dict
+        Pixels per class name.
+
+    Raises
+    ------
+    PublishError
+        When blocks leave rows out or hold values that are no class.
+    """
+    profile = {
+        "driver": "GTiff",
+        "dtype": "uint8",
+        "count": 1,
+        "height": box.height,
+        "width": box.width,
+        "crs": str(box.crs),
+        "transform": box.affine,
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "compress": "deflate",
+        "BIGTIFF": "IF_SAFER",
+    }
+    drafts = {name: path / f"{name}.draft.tif" for name in ("classes", "confidence")}
+    counts, row = np.zeros(256, np.int64), 0
+    with (
+        no_space_left(str(path)),
+        rasterio.open(drafts["classes"], "w", nodata=0, **profile) as first,
+        rasterio.open(drafts["confidence"], "w", nodata=255, **profile) as second,
+    ):
+        for block in blocks:
+            if block.y0 != row:
+                raise PublishError(f"rows {row} to {block.y0} of the map are missing or repeated", item=str(path))
+            rows = block.classes.shape[0]
+            window = Window(0, row, box.width, rows)
+            percent = np.where(block.classes == 0, 255, np.rint(np.clip(block.confidence, 0, 1) * 100))
+            first.write(block.classes.astype(np.uint8), 1, window=window)
+            second.write(percent.astype(np.uint8), 1, window=window)
+            counts += np.bincount(block.classes.ravel(), minlength=256)
+            row += rows
+            each(row)
+        first.write_colormap(1, {c.value: _rgb(c.colour) for c in classes if c.colour} or {0: (0, 0, 0, 0)})
+    if row != box.height:
+        raise PublishError(f"the map ends at row {row} of {box.height}", item=str(path))
+    strange = set(np.flatnonzero(counts).tolist()) - {0} - {c.value for c in classes}
+    if strange:
+        raise PublishError(f"the map holds values {sorted(strange)} that are no class", item=str(path))
+    for name, draft in drafts.items():
+        with no_space_left(str(path)):
+            _to_cog(draft, path / f"{name}.tif", "nearest" if name == "classes" else "average")
+            draft.unlink()
+    return {c.name: int(counts[c.value]) for c in classes}
+
+
+def map_item(
+    ledger: Ledger,
+    item_id: str,
+    folder: Path,
+    box: GeoBox,
+    classes: Sequence[MapClass],
+    sources: Sources,
+    properties: Mapping[str, Any],
+    tables: Sequence[Path] = (),
+) -> pystac.Item:
+    """Publish a map whose COGs lie in folder, with tables (CSV or JSON) beside it."""
+    footprint = lonlat(box.extent)
+    item = _item("maps", item_id, footprint, sources, [PROJECTION, RASTER, CLASSIFICATION, FILE])
+    item.properties |= dict(properties)
+    _project(item, str(box.crs), box.shape, list(box.affine)[:6])
+    gsd = abs(box.resolution.x)
+    listed = [
+        {"value": c.value, "name": c.name.replace(" ", "_"), "title": c.name, "description": c.name}
+        | ({"color_hint": c.colour} if c.colour else {})
+        for c in classes
+    ]
+    nothing = {"value": 0, "name": "no_data", "title": "no data", "description": "nothing measured", "nodata": True}
+    item.add_asset(
+        "classes",
+        _raster(
+            folder,
+            "classes.tif",
+            "Most likely class",
+            {"data_type": "uint8", "nodata": 0, "spatial_resolution": gsd},
+            {"classification:classes": [nothing, *listed]},
+        ),
+    )
+    item.add_asset(
+        "confidence",
+        _raster(
+            folder,
+            "confidence.tif",
+            "Probability of that class",
+            {"data_type": "uint8", "nodata": 255, "scale": 0.01, "unit": "1", "spatial_resolution": gsd},
+            {},
+        ),
+    )
+    for table in tables:
+        kind = "text/csv" if table.suffix == ".csv" else "application/json"
+        item.add_asset(table.stem, _file(folder, table.name, table.stem, kind, ["metadata"]))
+    return _commit(ledger, "maps", item)
+
+
+def model_item(
+    ledger: Ledger,
+    item_id: str,
+    folder: Path,
+    description: Mapping[str, Any],
+    footprint: Mapping[str, Any],
+    sources: Sources,
+) -> pystac.Item:
+    """Publish a checkpoint whose files lie in folder/checkpoint.
+
+    Parameters
+    ----------
+    description
+        `mlm:*` and `ringmoe:*` properties; `mlm:name`, `mlm:architecture`, `mlm:tasks`, `mlm:input` and
+        `mlm:output` are what the extension asks for at least.
+    footprint
+        GeoJSON geometry in EPSG:4326 of what the model was trained on.
+    """
+    item = _item("models", item_id, footprint, sources, [MLM, FILE])
+    item.properties |= dict(description)
+    for file in sorted((folder / "checkpoint").iterdir()):
+        weights = file.suffix == ".safetensors"
+        kind = "application/octet-stream; application=safetensors" if weights else "application/json"
+        asset = _file(folder, f"checkpoint/{file.name}", file.name, kind, ["mlm:model"] if weights else ["metadata"])
+        if weights:
+            asset.extra_fields["mlm:artifact_type"] = "safetensors"
+        item.add_asset(file.stem, asset)
+    return _commit(ledger, "models", item)
+
+
+def relink(root: str | Path, title: str = "RingMoE on Earth") -> Path:
+    """Rebuild catalog.json and every collection.json of a static catalogue from the items that exist.
+
+    Returns
+    -------
+    Path
+        The root catalog.json.
+    """
+    ledger = Ledger(root)
+    top = pystac.Catalog("ringmoe", f"{title}: cubes, models and maps with their lineage", title=title)
+    for name, text in COLLECTIONS.items():
+        items = [pystac.Item.from_dict(d, preserve_dict=False) for _, d in ledger.items(name)]
+        if not items:
+            continue
+        extent = pystac.Extent.from_items(items)
+        collection = pystac.Collection(name, text, extent, title=name, license="other")
+        for item in items:
+            item.clear_links("self")
+            collection.add_link(
+                pystac.Link("item", f"./{item.id}/{item.id}.json", media_type="application/geo+json", title=item.id)
+            )
+        collection.add_link(pystac.Link("root", "../catalog.json", media_type="application/json"))
+        collection.add_link(pystac.Link("parent", "../catalog.json", media_type="application/json"))
+        write_whole(ledger.root / name / "collection.json", collection.to_dict(transform_hrefs=False))
+        top.add_link(pystac.Link("child", f"./{name}/collection.json", media_type="application/json", title=name))
+    described = top.to_dict(transform_hrefs=False)
+    described["links"] = [link for link in described["links"] if link["rel"] != "root"]
+    described["links"].insert(0, {"rel": "root", "href": "./catalog.json", "type": "application/json"})
+    write_whole(ledger.root / "catalog.json", described)
+    return ledger.root / "catalog.json"
+
+
+def _item(
+    collection: str, item_id: str, footprint: Mapping[str, Any], sources: Sources, extensions: Sequence[str]
+) -> pystac.Item:
+    shape = Geometry(dict(footprint), "EPSG:4326")
+    item = pystac.Item(
+        id=item_id,
+        geometry=dict(footprint),
+        bbox=list(shape.boundingbox.bbox),
+        datetime=None,
+        start_datetime=sources.start,
+        end_datetime=sources.end,
+        properties={
+            "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "processing:software": {"ringmoe": version("ringmoe")},
+        },
+        stac_extensions=sorted([*extensions, PROCESSING]),
+        collection=collection,
+    )
+    item.add_link(pystac.Link("root", "../../catalog.json", media_type="application/json"))
+    for relation in ("parent", "collection"):
+        item.add_link(pystac.Link(relation, "../collection.json", media_type="application/json"))
+    for source_id, href in sources.items:
+        item.add_link(pystac.Link("derived_from", href, media_type="application/geo+json", title=source_id))
+    return item
+
+
+def _commit(ledger: Ledger, collection: str, item: pystac.Item) -> pystac.Item:
+    path = ledger.commit(collection, item.id, item.to_dict(include_self_link=False, transform_hrefs=False))
+    return pystac.Item.from_file(str(path))
+
+
+def _project(item: pystac.Item, crs: str, shape: Sequence[int], affine: Sequence[float]) -> None:
+    if PROJECTION not in item.stac_extensions:
+        item.stac_extensions = sorted([*item.stac_extensions, PROJECTION])
+    item.properties |= {
+        "proj:code": crs,
+        "proj:shape": [int(v) for v in shape],
+        "proj:transform": [float(v) for v in affine],
+    }
+
+
+def _dimensions(cube: xr.Dataset) -> dict[str, Any]:
+    times = [str(t)[:19] + "Z" for t in cube["time"].values.astype("datetime64[s]")]
+    box = cube.attrs["geobox"]
+    dimensions: dict[str, Any] = {
+        "time": {"type": "temporal", "values": times},
+        "band": {"type": "bands", "values": [b["name"] for b in cube.attrs["bands"]]},
+    }
+    for axis in ("y", "x"):
+        values = cube[axis].values
+        extent = [float(values.min()), float(values.max())]
+        if box is None:
+            dimensions[axis] = {"type": "other", "extent": extent, "unit": "line" if axis == "y" else "pixel"}
+        else:
+            dimensions[axis] = {"type": "spatial", "axis": axis, "extent": extent}
+            code = box["crs"].split(":")[-1]
+            dimensions[axis] |= {"reference_system": int(code)} if code.isdigit() else {}
+    return dimensions
+
+
+def _raster(folder: Path, name: str, title: str, band: Mapping[str, Any], extra: Mapping[str, Any]) -> pystac.Asset:
+    kind = "image/tiff; application=geotiff; profile=cloud-optimized"
+    asset = _file(folder, name, title, kind, ["data"])
+    asset.extra_fields |= {"raster:bands": [dict(band)], **extra}
+    return asset
+
+
+def _file(folder: Path, name: str, title: str, kind: str, roles: list[str]) -> pystac.Asset:
+    path = folder / name
+    fields = {"file:checksum": file_digest(path), "file:size": os.path.getsize(path)}
+    return pystac.Asset(f"./{folder.name}/{name}", title=title, media_type=kind, roles=roles, extra_fields=fields)
+
+
+def _to_cog(source: Path, target: Path, overview: Literal["nearest", "average"]) -> None:
+    profile = cog_profiles.get("deflate") | {"blockxsize": 256, "blockysize": 256}
+    cog_translate(
+        str(source),
+        str(target),
+        profile,
+        overview_resampling=overview,
+        quiet=True,
+        use_cog_driver=True,
+        in_memory=False,
+    )
+
+
+def lonlat(extent: Geometry) -> dict[str, Any]:
+    """A polygon as GeoJSON in EPSG:4326, to a centimetre."""
+    found: dict[str, Any] = extent.to_crs("EPSG:4326").json
+    return {"type": "Polygon", "coordinates": [[[round(x, 7), round(y, 7)] for x, y in found["coordinates"][0]]]}
+
+
+def _rgb(colour: str) -> tuple[int, int, int, int]:
+    return int(colour[:2], 16), int(colour[2:4], 16), int(colour[4:], 16), 255

@@ -1,0 +1,159 @@
+"""Search -> read -> calibrate -> co-register -> cube."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from odc.geo.geom import Geometry
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import as_completed
+
+from catalog import cube, ingest as units
+from catalog.errors import AssetError, CatalogError, ServiceError
+from catalog.ledger import Ledger
+from catalog.scene import Scene
+from catalog.search import Raster, dems, labels, search
+from catalog.serve import served
+from flows import progress
+from flows.refs import Area, IngestRequest, ItemRef, Period, Where
+
+
+@contextmanager
+def stac_api(where: Where) -> Iterator[str]:
+    """The address of the STAC API to search: the one given, or the registered scenes served on this machine."""
+    with nullcontext(where.stac_url) if where.stac_url else served(where.scenes) as url:
+        yield str(url)
+
+
+def find(request: IngestRequest, where: Where, url: str) -> tuple[Scene, ...]:
+    """Scenes of the area, the period and the sensors."""
+    return search(
+        url,
+        geometry=request.area.geometry,
+        start=request.period.start,
+        end=request.period.end,
+        sensors=request.sensors,
+    )
+
+
+def find_labels(area: Area, period: Period, url: str) -> tuple[Raster, ...]:
+    """Label rasters that touch an area, dated within a period."""
+    return labels(url, geometry=area.geometry, start=period.start, end=period.end)
+
+
+def plan(request: IngestRequest, scenes: tuple[Scene, ...], url: str) -> tuple[units.Unit, ...]:
+    """The cubes to make, done or not."""
+    heights = dems(url, geometry=request.area.geometry)
+    area = Geometry(request.area.geometry, "EPSG:4326")
+    return units.plan(scenes, area, str(request.period), tile_m=request.tile_m, dems=heights, engine=request.engine)
+
+
+def reference_of(item: dict[str, Any], path: Path, *, fresh: bool) -> ItemRef:
+    """The address of a cube's item."""
+    asset = item["assets"]["cube"]
+    return ItemRef(
+        collection="cubes",
+        id=item["id"],
+        href=str(path),
+        asset=str((path.parent / asset["href"]).resolve()),
+        checksum=asset["file:checksum"],
+        fresh=fresh,
+    )
+
+
+@task(
+    name="ingest one unit",
+    retries=2,
+    retry_delay_seconds=1,
+    retry_condition_fn=lambda task, run, state: isinstance(_cause(state), (AssetError, ServiceError)),
+    cache_policy=NO_CACHE,
+)
+def ingest_unit(unit: units.Unit, published: Path) -> ItemRef:
+    """Make one cube, or find it done."""
+    ledger = Ledger(published)
+    item = units.ingest(unit, ledger)
+    return reference_of(item.to_dict(transform_hrefs=False), ledger.item_path("cubes", unit.item_id), fresh=True)
+
+
+def _cause(state: Any) -> BaseException | None:
+    data = state.data
+    return data if isinstance(data, BaseException) else None
+
+
+@flow(name="ingest units", validate_parameters=False)
+def ingest_units(pending: list[units.Unit], published: Path, total: int) -> list[ItemRef]:
+    """Make cubes on Dask workers; one that fails does not stop the others."""
+    futures = {ingest_unit.submit(unit, published): unit for unit in pending}
+    made, failed = [], []
+    for count, future in enumerate(as_completed(list(futures)), start=1):
+        result = future.result(raise_on_failure=False)
+        unit = futures[future]
+        if isinstance(result, BaseException):
+            failed.append((unit, result))
+        else:
+            made.append(result)
+        progress.tell("ingest", total - len(pending) + count, total, unit.item_id)
+    if failed:
+        raise _summary(failed, len(made))
+    return made
+
+
+def _summary(failed: list[tuple[units.Unit, BaseException]], made: int) -> BaseException:
+    unit, first = failed[0]
+    unexpected = [error for _, error in failed if not isinstance(error, CatalogError)]
+    if unexpected:
+        return unexpected[0]
+    if len(failed) == 1:
+        return first
+    reasons = "; ".join(f"{u.item_id}: {str(e).splitlines()[0]}" for u, e in failed)
+    return CatalogError(
+        f"{len(failed)} cubes could not be made",
+        item=reasons,
+        enough=getattr(first, "enough", ""),
+        todo=f"mend the causes and run the same command again; {made} cubes made now are kept",
+    )
+
+
+@flow(name="ingest", validate_parameters=False)
+def ingest(request: IngestRequest, where: Where, planned: tuple[units.Unit, ...] | None = None) -> list[ItemRef]:
+    """Cubes of an area and a period; those already made are only looked up."""
+    if planned is None:
+        with stac_api(where) as url:
+            planned = plan(request, find(request, where, url), url)
+    ledger = Ledger(where.published)
+    found, pending = [], []
+    for unit in planned:
+        item = ledger.done("cubes", unit.item_id)
+        if item is None:
+            pending.append(unit)
+        else:
+            found.append(reference_of(item, ledger.item_path("cubes", unit.item_id), fresh=False))
+    progress.tell("ingest", len(found), len(planned), f"{len(found)} done before")
+    if pending:
+        found += ingest_units.with_options(task_runner=runner(where))(pending, where.published, len(planned))
+    return sorted(found, key=lambda ref: ref.id)
+
+
+def runner(where: Where) -> Any:
+    """Dask workers: a running cluster by its address, else a local one of one-threaded processes."""
+    from prefect_dask import DaskTaskRunner
+
+    if where.dask_address:
+        return DaskTaskRunner(address=where.dask_address)
+    return DaskTaskRunner(
+        cluster_kwargs={
+            "n_workers": where.workers,
+            "threads_per_worker": 1,
+            "dashboard_address": None,
+            "silence_logs": 40,
+        }
+    )
+
+
+def open_cube(ref: ItemRef) -> Any:
+    """The Dataset of a cube's address."""
+    return cube.open(ref.asset)

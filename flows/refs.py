@@ -1,0 +1,183 @@
+"""What one flow hands the next: an address, never the thing; and what a flow is asked."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from flows.settings import Settings
+
+
+class ItemRef(BaseModel):
+    """An item of the published catalogue."""
+
+    model_config = ConfigDict(frozen=True)
+
+    collection: str
+    """cubes, models or maps."""
+    id: str
+    """Id of the item, which ends in the id of its unit of work."""
+    href: str
+    """Path of the item's JSON."""
+    asset: str
+    """Path of what it is about: a Zarr store, a checkpoint folder, a COG."""
+    checksum: str
+    """Multihash of that."""
+    fresh: bool = False
+    """True when this run made it, False when it was found finished."""
+
+
+class Area(BaseModel):
+    """A part of the Earth."""
+
+    model_config = ConfigDict(frozen=True)
+
+    geometry: dict[str, Any]
+    """GeoJSON Polygon or MultiPolygon in EPSG:4326."""
+    name: str = "area"
+    """How reports call it."""
+
+    @classmethod
+    def box(cls, bbox: Sequence[float], name: str = "area") -> Area:
+        """West, south, east, north in degrees."""
+        from catalog.grid import area_from_bbox
+
+        return cls(geometry=area_from_bbox(bbox).json, name=name)
+
+
+class Period(BaseModel):
+    """First and last day, both included."""
+
+    model_config = ConfigDict(frozen=True)
+
+    start: dt.date
+    end: dt.date
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Period:
+        if self.start > self.end:
+            raise ValueError(f"the period ends ({self.end}) before it begins ({self.start})")
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.start}/{self.end}"
+
+
+class Where(BaseModel):
+    """Where things live for one run; the settings, made explicit so that a worker elsewhere sees the same."""
+
+    model_config = ConfigDict(frozen=True)
+
+    scenes: Path
+    """Static catalogue of registered scenes."""
+    published: Path
+    """Static catalogue and ledger of what runs make."""
+    stac_url: str | None = None
+    """A STAC API; None serves `scenes`."""
+    dask_address: str | None = None
+    """A Dask scheduler; None starts a local cluster."""
+    workers: int = 2
+    """Processes of the local cluster."""
+    threads: int = 2
+    """Threads of torch."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Where:
+        """From the settings."""
+        return cls(
+            scenes=settings.scenes,
+            published=settings.published,
+            stac_url=settings.stac_url,
+            dask_address=settings.dask_address,
+            workers=settings.workers,
+            threads=settings.threads,
+        )
+
+
+class IngestRequest(BaseModel):
+    """Scenes of an area and a period become cubes."""
+
+    area: Area
+    """Where to look and to cut tiles."""
+    period: Period
+    """When to look."""
+    sensors: tuple[str, ...]
+    """Rows of catalog.sensors."""
+    tile_m: float = 15_360.0
+    """Side of a tile."""
+    engine: Literal["odc", "stackstac"] = "odc"
+    """Which library reads and warps."""
+
+
+class PretrainRequest(BaseModel):
+    """Cubes become a checkpoint."""
+
+    area: Area
+    """Only pixels within are seen."""
+    preset: str = "nano"
+    """A name of ringmoe.presets."""
+    steps: int = 300
+    chips: int = 32
+    """Chips a step, over all modalities."""
+    chip_px: int = 64
+    rate: float = 1e-3
+    """Peak learning rate."""
+    seed: int = 0
+
+
+class AdaptRequest(BaseModel):
+    """A checkpoint and labels become a model for a map."""
+
+    area: Area
+    """Only labels within are seen."""
+    period: Period
+    """The looks that are composited and labelled."""
+    sensor: str = "sentinel-2"
+    """Whose cubes are mapped."""
+    steps: int = 250
+    chips: int = 16
+    chip_px: int = 64
+    rate: float = 1e-3
+    seed: int = 0
+
+
+class PruneRequest(BaseModel):
+    """A model becomes smaller: modality slice, collaborative experts, dense integration, recovery."""
+
+    collaborative: int = 1
+    """Collaborative experts kept in each block before integration."""
+    method: Literal["neurons", "kc", "ks", "ka"] = "neurons"
+    """How experts become one dense FFN."""
+    steps: int = 150
+    """Recovery steps."""
+    rate: float = 1e-3
+    seed: int = 0
+
+
+class InferRequest(BaseModel):
+    """A model maps an area."""
+
+    area: Area
+    period: Period
+    sensor: str = "sentinel-2"
+    tile_px: int = 128
+    overlap_px: int = 32
+    composite: Literal["median", "medoid", "clearest"] = "median"
+    parcels: Path | None = None
+    """Vector file of parcels to count areas in."""
+
+
+class RunRequest(BaseModel):
+    """The whole house, from scenes to a published map."""
+
+    where: Where
+    ingest: IngestRequest
+    pretrain: PretrainRequest
+    adapt: AdaptRequest | None = None
+    """None where there are no labels: the run ends with cubes and a pre-trained model."""
+    prune: PruneRequest = Field(default_factory=PruneRequest)
+    infer: InferRequest | None = None

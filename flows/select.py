@@ -1,0 +1,120 @@
+"""Which pixels a step may see: cubes, composites and labels within an area and a period."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import rasterio.features
+import shapely
+import xarray as xr
+from odc.geo.geom import Geometry
+from shapely.geometry import shape
+
+from catalog import cube
+from catalog.composite import composite
+from catalog.errors import NothingFound
+from catalog.read import read_raster
+from catalog.search import Raster
+from catalog.sensors import Quality
+from flows.refs import Area, ItemRef, Period
+
+
+def inside(dataset: xr.Dataset, area: Area) -> np.ndarray:
+    """True where a pixel's centre lies within an area; (y, x) bool."""
+    polygon = Geometry(area.geometry, "EPSG:4326")
+    box = cube.geobox(dataset)
+    if box is None:
+        place = shape(area.geometry)
+        shapely.prepare(place)
+        return np.asarray(shapely.contains_xy(place, dataset["longitude"].values, dataset["latitude"].values))
+    local = shape(polygon.to_crs(box.crs, resolution=float("inf")).json)
+    return ~np.asarray(rasterio.features.geometry_mask([local], box.shape, box.affine, all_touched=False))
+
+
+def within(cubes: Sequence[ItemRef], area: Area) -> list[xr.Dataset]:
+    """Cubes that touch an area; every pixel outside it counts as no data."""
+    found = []
+    for ref in cubes:
+        dataset = cube.open(ref.asset)
+        mask = inside(dataset, area)
+        if mask.any():
+            keep = xr.DataArray(mask, dims=("y", "x"))
+            found.append(dataset.assign(quality=dataset["quality"].where(keep, np.uint8(Quality.NO_DATA))))
+    return found
+
+
+def looks(dataset: xr.Dataset, period: Period, method: str = "median") -> xr.Dataset | None:
+    """The composite of a cube's looks within a period, dims (band, y, x); None where it has no look then."""
+    start, end = pd.Timestamp(period.start), pd.Timestamp(period.end) + pd.Timedelta(days=1)
+    chosen = (dataset["time"] >= start.to_datetime64()) & (dataset["time"] < end.to_datetime64())
+    if not bool(chosen.any()):
+        return None
+    return composite(dataset.isel(time=np.flatnonzero(chosen.values)), method=method)
+
+
+def composites(cubes: Sequence[ItemRef], area: Area, period: Period, method: str = "median") -> list[xr.Dataset]:
+    """Composites of the cubes that touch an area and have looks in a period.
+
+    Raises
+    ------
+    NothingFound
+        When there is none.
+    """
+    found = [c for c in (looks(d, period, method) for d in within(cubes, area)) if c is not None]
+    if not found:
+        raise NothingFound(
+            f"no cube has a look in {period} within {area.name}",
+            item=f"{len(cubes)} cubes",
+            enough="one cube of the sensor in that area and period",
+            todo="ingest scenes of that period first (`ringmoe ingest`)",
+        )
+    return found
+
+
+def label_grid(labels: Sequence[Raster], dataset: xr.Dataset) -> np.ndarray:
+    """Labels on a cube's grid by nearest neighbour; (y, x) int64, 0 where there is none."""
+    box = cube.geobox(dataset)
+    size = (int(dataset.sizes["y"]), int(dataset.sizes["x"]))
+    out = np.zeros(size, np.int64)
+    if box is None:
+        return out
+    for raster in labels:
+        values = np.nan_to_num(np.asarray(read_raster(raster.href, box, resampling="nearest")), nan=0.0)
+        out = np.where(out == 0, np.rint(values).astype(np.int64).reshape(size), out)
+    return out
+
+
+def mosaic(pieces: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Composites of one grid side by side as one Dataset, NaN and NO_DATA in the gaps; its geobox in attrs."""
+    from catalog.grid import whole
+
+    boxes = [cube.geobox(p) for p in pieces]
+    present = [b for b in boxes if b is not None]
+    if len(pieces) == 1 or not present:
+        return pieces[0]
+    box = whole(present)
+    first = pieces[0]
+    data = np.full((first.sizes["band"], *box.shape), np.nan, np.float32)
+    quality = np.zeros(box.shape, np.uint8)
+    for piece, own in zip(pieces, present, strict=True):
+        row = round((own.affine.f - box.affine.f) / box.affine.e)
+        column = round((own.affine.c - box.affine.c) / box.affine.a)
+        place = (slice(row, row + own.height), slice(column, column + own.width))
+        data[(slice(None), *place)] = piece["data"].transpose("band", "y", "x").values
+        quality[place] = piece["quality"].values
+    grid = {"crs": str(box.crs), "affine": list(box.affine)[:6], "shape": list(box.shape)}
+    return xr.Dataset(
+        {"data": (("band", "y", "x"), data), "quality": (("y", "x"), quality)},
+        coords={"band": first["band"].values, **cube.pixel_coordinates(box, box.shape)},
+        attrs={**first.attrs, "geobox": grid},
+    )
+
+
+def checksum_of(path: Path | str) -> str:
+    """Multihash of a file that is an input."""
+    from catalog.ledger import file_digest
+
+    return file_digest(path)

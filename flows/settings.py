@@ -1,0 +1,68 @@
+"""Where things live; alone reads the environment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+EMBEDDED_PREFECT = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}
+"""What an embedded run asks of Prefect where the environment does not say otherwise."""
+
+
+class Settings(BaseSettings):
+    """Read from RINGMOE_* variables; every verb's options override them."""
+
+    model_config = SettingsConfigDict(env_prefix="RINGMOE_", frozen=True)
+
+    home: Path = Path("ringmoe-data")
+    """Folder of everything an embedded run keeps."""
+    stac_url: str | None = None
+    """A STAC API to search; None serves the registered scenes of `home`."""
+    dask_address: str | None = None
+    """A running Dask scheduler; None starts a local cluster when there is work for it."""
+    workers: int = Field(default_factory=lambda: max(1, min(4, os.cpu_count() or 1)))
+    """Worker processes of the local Dask cluster."""
+    threads: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1))
+    """Threads of torch; part of what makes a CPU run repeatable."""
+
+    @property
+    def root(self) -> Path:
+        """`home`, absolute."""
+        return self.home.absolute()
+
+    @property
+    def sandbox(self) -> Path:
+        """The procedural Earth: products, DEM and truth."""
+        return self.root / "sandbox"
+
+    @property
+    def scenes(self) -> Path:
+        """Static STAC catalogue of registered products, labels and DEMs."""
+        return self.root / "scenes"
+
+    @property
+    def published(self) -> Path:
+        """Static STAC catalogue of cubes, models and maps: the ledger."""
+        return self.root / "catalog"
+
+
+def prepare(settings: Settings) -> None:
+    """Point Prefect and GDAL at `home`; call before Prefect is imported.
+
+    An existing PREFECT_API_URL (a team's server) is left as it is.
+    """
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ.setdefault("PREFECT_HOME", str(settings.root / "prefect"))
+    for name, value in EMBEDDED_PREFECT.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")

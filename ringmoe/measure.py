@@ -1,0 +1,168 @@
+"""What the cubes at hand hold, measured: cubes to a data contract."""
+
+# Shape suffixes: C channels, N pixels.
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ringmoe.contract import LOG_FLOOR, DataContract, InputContract, band_specs
+from ringmoe.data import chips_from, look, times
+from ringmoe.errors import DataError
+from ringmoe.modality import Modality
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Transform = Literal["identity", "log"]
+
+GSD_FACTOR = 2.0
+"""Cubes whose pixels differ more than this in size do not share a contract: texture at 10 m is not texture at 250 m."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A cube that is not part of the contract."""
+
+    index: int
+    """Its place in the list given."""
+    reason: str
+    """Where it differs from the cube that leads its modality."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A contract and the cubes that it was measured on."""
+
+    contract: DataContract
+    """Bands, quantity, units, statistics and pixel sizes per modality."""
+    used: tuple[int, ...]
+    """Places, in the list given, of the cubes that honour it."""
+    left_out: tuple[LeftOut, ...]
+    """The others, with the reason."""
+
+
+def measure_contract(
+    cubes: Sequence[xr.Dataset], *, seed: int = 0, windows: int = 64, window_px: int = 128
+) -> Measured:
+    """The contract of a list of cubes: per modality, what its leading cube holds and the statistics of all like it.
+
+    The cube with the most pixels leads its modality. Reflectance is taken as it is; SAR-L2 power as its natural
+    logarithm (speckle is multiplicative, so its logarithm has one spread everywhere); complex channels have mean zero
+    by their uniform phase and are scaled by their root mean square, one number for both parts of a band.
+
+    Parameters
+    ----------
+    cubes
+        In the schema of `catalog.cube`.
+    seed
+        Of the windows drawn from cubes too large to read whole.
+    windows, window_px
+        How many windows of which side are read per look at most; statistics are over their usable pixels.
+
+    Raises
+    ------
+    DataError
+        When there is no cube, or a modality has no usable pixel.
+    """
+    if not cubes:
+        raise DataError(
+            "a contract cannot be measured on nothing",
+            item="no cube",
+            enough="one cube",
+            todo="ingest some scenes first",
+        )
+    inputs: dict[Modality, InputContract] = {}
+    used: list[int] = []
+    left_out: list[LeftOut] = []
+    for modality in Modality:
+        mine = [i for i, c in enumerate(cubes) if c.attrs["modality"] == modality.value]
+        mine.sort(key=lambda i: (-int(cubes[i]["data"].size), i))
+        reasons = {i: _difference(cubes[mine[0]].attrs, cubes[i].attrs) for i in mine}
+        agreed = sorted(i for i in mine if not reasons[i])
+        left_out += [LeftOut(i, reason) for i, reason in sorted(reasons.items()) if reason]
+        if agreed:
+            used += agreed
+            inputs[modality] = _input_contract(modality, [cubes[i] for i in agreed], seed, windows, window_px)
+    return Measured(DataContract(inputs), tuple(sorted(used)), tuple(left_out))
+
+
+def _difference(leader: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Where a cube's attributes differ from the leader's, in words; empty where they agree."""
+    names = [[b["name"] for b in a["bands"]] for a in (leader, other)]
+    if names[0] != names[1]:
+        return f"bands are {' '.join(names[1])}, the others' {' '.join(names[0])}"
+    for key in ("sensor", "quantity", "units"):
+        if leader[key] != other[key]:
+            return f"{key} is {other[key]}, the others' {leader[key]}"
+    ratio = float(other["gsd_m"]) / float(leader["gsd_m"])
+    if not 1 / GSD_FACTOR <= ratio <= GSD_FACTOR:
+        return f"pixels are {other['gsd_m']:g} m, the others' {leader['gsd_m']:g} m"
+    return ""
+
+
+def _input_contract(
+    modality: Modality, cubes: Sequence[xr.Dataset], seed: int, windows: int, window_px: int
+) -> InputContract:
+    attrs = cubes[0].attrs
+    is_complex = np.iscomplexobj(cubes[0]["data"])
+    transform: Transform = "log" if modality is Modality.SAR_L2 else "identity"
+    rng = np.random.default_rng([seed, list(Modality).index(modality)])
+    pieces_CN = [_transformed(p, transform) for c in cubes for p in _usable(c, rng, windows, window_px) if p.size]
+    if not pieces_CN:
+        raise DataError(
+            f"no pixel of modality {modality.value} is usable",
+            item=", ".join(str(c.attrs.get("tile", "?")) for c in cubes),
+            enough="one look that is not all cloud or no-data",
+            todo="choose clearer scenes or a longer period",
+        )
+    mean, std = _moments(pieces_CN, is_complex)
+    gsd = [float(c.attrs["gsd_m"]) for c in cubes]
+    return InputContract(
+        modality=modality,
+        sensor=attrs["sensor"],
+        bands=band_specs(attrs),
+        quantity=attrs["quantity"],
+        units=attrs["units"],
+        transform=transform,
+        mean=mean,
+        std=std,
+        gsd_m=(min(gsd), max(gsd)),
+    )
+
+
+def _usable(cube: xr.Dataset, rng: np.random.Generator, windows: int, window_px: int) -> list[np.ndarray]:
+    """Usable pixels, (C, N) each, of every look: the whole of it where it is small, windows drawn at random else."""
+    height, width = int(cube.sizes["y"]), int(cube.sizes["x"])
+    out = []
+    for time in range(times(cube)):
+        whole = look(cube, time)
+        if height * width <= windows * window_px**2:
+            pieces = [whole]
+        else:
+            corners = rng.integers([max(height - window_px, 0) + 1, max(width - window_px, 0) + 1], size=(windows, 2))
+            pieces = [whole.isel(y=slice(y, y + window_px), x=slice(x, x + window_px)) for y, x in corners]
+        for piece in pieces:
+            pixels, valid = chips_from(piece)
+            out.append(pixels[:, valid])
+    return out
+
+
+def _transformed(pixels: np.ndarray, transform: Transform) -> np.ndarray:
+    """As the embedding does it: the pixels, or the natural logarithm of their power."""
+    return pixels if transform == "identity" else np.log(np.maximum(pixels, 0) + LOG_FLOOR)
+
+
+def _moments(pieces_CN: Sequence[np.ndarray], is_complex: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    count = sum(p.shape[1] for p in pieces_CN)
+    if is_complex:
+        power = np.sum([(p.astype(np.float64) ** 2).sum(axis=1) for p in pieces_CN], axis=0) / count
+        rms = np.repeat(np.sqrt(power.reshape(-1, 2).mean(axis=1)), 2)
+        return (0.0,) * len(rms), tuple(float(v) for v in np.maximum(rms, 1e-9))
+    mean = np.sum([p.sum(axis=1, dtype=np.float64) for p in pieces_CN], axis=0) / count
+    square = np.sum([((p - mean[:, None]) ** 2).sum(axis=1) for p in pieces_CN], axis=0) / count
+    return tuple(float(v) for v in mean), tuple(float(v) for v in np.maximum(np.sqrt(square), 1e-6))

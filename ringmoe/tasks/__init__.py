@@ -1,0 +1,1 @@
+"""Feature pyramid to classes: one room a task."""
