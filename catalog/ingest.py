@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -67,7 +67,9 @@ class Unit:
             "sensor": self.sensor,
             "grid": [str(box.crs), list(box.affine)[:6], list(box.shape)] if box else self.tile_id,
             "scenes": [[s.id, dict(sorted(s.checksums.items()))] for s in self.scenes],
-            "reference": [self.reference.id, dict(sorted(self.reference.checksums.items()))] if self.reference else None,
+            "reference": [self.reference.id, dict(sorted(self.reference.checksums.items()))]
+            if self.reference
+            else None,
             "dem": self.dem.checksum if self.dem else None,
             "engine": self.engine,
         }
@@ -117,8 +119,7 @@ def plan(
         tile = places[name]
         reference = _reference(groups.get((REFERENCE_SENSOR, name), [])) if tile else None
         dem = _dem(dems, members[0]) if members[0].geolocation != "affine" else None
-        for batch in _alike(members):
-            units.append(Unit(sensor, tile, batch, period, reference, dem, engine))
+        units += [Unit(sensor, tile, batch, period, reference, dem, engine) for batch in _alike(members)]
     return tuple(units)
 
 
@@ -166,7 +167,7 @@ def build(unit: Unit) -> xr.Dataset:
         looks.append(quantify.look(scene, unit.tile, shift_m=move, engine=unit.engine, dem=unit.dem))
         shifts.append(shift or {"scene": scene.id, "verdict": "not attempted", "reason": _why_not(unit, scene)})
     dataset = _stack(unit, looks, shifts)
-    if not bool(np.isfinite(dataset["data"]).any()):
+    if not bool(dataset["data"].notnull().any()):
         raise CubeError(
             "no scene leaves a valid pixel in this tile",
             item=f"{unit.tile_id}: {', '.join(s.id for s in unit.scenes)}",
@@ -226,11 +227,13 @@ def _places(scene: Scene, area: Geometry, tile_m: float) -> list[tuple[str, Tile
     if scene.geolocation == "affine" and not _on_utm_grid(scene, crs, resolution):
         finest = min(scene.bands.values(), key=lambda b: -(b.shape or (0, 0))[0])
         if finest.shape is None or finest.transform is None or finest.crs is None:
-            raise CubeError("the item does not say where its pixels lie", item=scene.id, enough="proj:shape, proj:transform")
+            raise CubeError(
+                "the item does not say where its pixels lie", item=scene.id, enough="proj:shape, proj:transform"
+            )
         own = native(finest.shape, finest.transform, finest.crs)
         return [(own.id, own)]
     inside = footprint.intersection(area)
-    found = []
+    found: list[tuple[str, Tile | None]] = []
     for tile in tiles(inside, crs, resolution, tile_m=tile_m):
         share = tile.geobox.extent.intersection(inside.to_crs(crs)).area / tile.geobox.extent.area
         if share >= LEAST_SHARE:
@@ -257,9 +260,7 @@ def _alike(scenes: Sequence[Scene]) -> list[tuple[Scene, ...]]:
 def _reference(scenes: Sequence[Scene]) -> Scene | None:
     """The scene with least cloud, then the earliest."""
     usable = [s for s in scenes if s.geolocation == "affine"]
-    return min(
-        usable, key=lambda s: (float(s.properties.get("eo:cloud_cover", 101.0)), s.datetime, s.id), default=None
-    )
+    return min(usable, key=lambda s: (float(s.properties.get("eo:cloud_cover", 101.0)), s.datetime, s.id), default=None)
 
 
 def _dem(dems: Sequence[Raster], scene: Scene) -> Raster | None:
@@ -292,9 +293,16 @@ def _shift(unit: Unit, scene: Scene) -> dict[str, Any] | None:
         reference.usable,
         moving.usable,
         float(grid.resolution.x),
-        method="same-modality" if same else "cross-modality",
+        method="gradient" if same else "structure",
     )
-    return {"scene": scene.id, "reference": unit.reference.id, "pixel_m": float(grid.resolution.x), **shift.to_dict()}
+    return {"scene": scene.id, "reference": unit.reference.id, "pixel_m": float(grid.resolution.x), **_plain(shift)}
+
+
+def _plain(shift: coregister.Shift) -> dict[str, Any]:
+    """A shift as JSON takes it: rounded, and None where nothing was measured."""
+    return {
+        k: (round(v, 4) if np.isfinite(v) else None) if isinstance(v, float) else v for k, v in asdict(shift).items()
+    }
 
 
 def _footprint(unit: Unit) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Block(Protocol):
     def classes(self) -> np.ndarray: ...
 
     @property
-    def confidence(self) -> np.ndarray: ...
+    def probabilities(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def cube_item(
         "ringmoe:quantity": attrs["quantity"],
         "ringmoe:units": attrs["units"],
         "ringmoe:tile": attrs["tile"],
+        "ringmoe:shape": [cube.sizes["y"], cube.sizes["x"]],
         "ringmoe:valid_share": round(float(cube.attrs.get("valid_share", np.nan)), 6),
         "ringmoe:provenance": attrs["provenance"],
         "ringmoe:coregistration": attrs["coregistration"],
@@ -135,7 +136,8 @@ def write_map(
     Parameters
     ----------
     blocks
-        Rows in order from north to south, classes uint8 (0 no data) and confidence 0 to 1, both (rows, columns).
+        Rows in order from north to south: classes (rows, columns) uint8, 0 no data, and probabilities
+        (class, rows, columns), 0 to 1, NaN where there is no data.
     each
         Called with the count of rows finished.
 
@@ -175,7 +177,8 @@ def write_map(
                 raise PublishError(f"rows {row} to {block.y0} of the map are missing or repeated", item=str(path))
             rows = block.classes.shape[0]
             window = Window(0, row, box.width, rows)
-            percent = np.where(block.classes == 0, 255, np.rint(np.clip(block.confidence, 0, 1) * 100))
+            confidence = np.nan_to_num(block.probabilities.max(axis=0), nan=0.0)
+            percent = np.where(block.classes == 0, 255, np.rint(confidence.clip(0, 1) * 100))
             first.write(block.classes.astype(np.uint8), 1, window=window)
             second.write(percent.astype(np.uint8), 1, window=window)
             counts += np.bincount(block.classes.ravel(), minlength=256)

@@ -48,6 +48,8 @@ class Band:
     """Transmit and receive polarisation, as in VH; None for optical."""
     gsd_m: float = 0.0
     """Ground sampling distance in metres."""
+    irradiance: float | None = None
+    """Solar irradiance at one astronomical unit, W / (m2 um), for laws that start from radiance."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,11 @@ WORLDVIEW = Sensor(
     id="worldview",
     platforms=("worldview-2", "worldview-3"),
     modality="opt",
-    bands=_optical(2.0, ("B", "blue", 478.0, 60.0), ("G", "green", 546.0, 70.0), ("R", "red", 659.0, 60.0)),
+    bands=(
+        Band("B", "blue", 478.0, 60.0, gsd_m=2.0, irradiance=2004.61),
+        Band("G", "green", 546.0, 70.0, gsd_m=2.0, irradiance=1830.18),
+        Band("R", "red", 659.0, 60.0, gsd_m=2.0, irradiance=1535.33),
+    ),
     law="radiance",
     quantities={"LV2A": "toa_reflectance", "LV3A": "toa_reflectance"},
     units="1",

@@ -12,7 +12,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
 
-from catalog import cube, ingest as units
+from catalog import cube
+from catalog import ingest as units
 from catalog.errors import AssetError, CatalogError, ServiceError
 from catalog.ledger import Ledger
 from catalog.scene import Scene
@@ -88,9 +89,10 @@ def _cause(state: Any) -> BaseException | None:
 def ingest_units(pending: list[units.Unit], published: Path, total: int) -> list[ItemRef]:
     """Make cubes on Dask workers; one that fails does not stop the others."""
     futures = {ingest_unit.submit(unit, published): unit for unit in pending}
-    made, failed = [], []
+    made: list[ItemRef] = []
+    failed: list[tuple[units.Unit, BaseException]] = []
     for count, future in enumerate(as_completed(list(futures)), start=1):
-        result = future.result(raise_on_failure=False)
+        result: Any = future.result(raise_on_failure=False)
         unit = futures[future]
         if isinstance(result, BaseException):
             failed.append((unit, result))
@@ -103,7 +105,7 @@ def ingest_units(pending: list[units.Unit], published: Path, total: int) -> list
 
 
 def _summary(failed: list[tuple[units.Unit, BaseException]], made: int) -> BaseException:
-    unit, first = failed[0]
+    first = failed[0][1]
     unexpected = [error for _, error in failed if not isinstance(error, CatalogError)]
     if unexpected:
         return unexpected[0]

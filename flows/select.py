@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,9 +14,10 @@ from shapely.geometry import shape
 
 from catalog import cube
 from catalog.composite import composite
-from catalog.errors import NothingFound
+from catalog.errors import MetadataError, NothingFound
+from catalog.grid import whole
 from catalog.read import read_raster
-from catalog.search import Raster
+from catalog.search import LabelClass, Raster
 from catalog.sensors import Quality
 from flows.refs import Area, ItemRef, Period
 
@@ -26,7 +26,7 @@ def inside(dataset: xr.Dataset, area: Area) -> np.ndarray:
     """True where a pixel's centre lies within an area; (y, x) bool."""
     polygon = Geometry(area.geometry, "EPSG:4326")
     box = cube.geobox(dataset)
-    if box is None:
+    if box is None or box.crs is None:
         place = shape(area.geometry)
         shapely.prepare(place)
         return np.asarray(shapely.contains_xy(place, dataset["longitude"].values, dataset["latitude"].values))
@@ -74,23 +74,91 @@ def composites(cubes: Sequence[ItemRef], area: Area, period: Period, method: str
     return found
 
 
+def of_sensor(cubes: Sequence[ItemRef], sensor: str) -> list[ItemRef]:
+    """The cubes of one sensor.
+
+    Raises
+    ------
+    NothingFound
+        When there is none.
+    """
+    found = [ref for ref in cubes if ref.id.startswith(f"{sensor}_")]
+    if not found:
+        raise NothingFound(
+            f"there is no cube of {sensor}",
+            item=f"{len(cubes)} cubes",
+            enough="one cube of that sensor",
+            todo=f"ingest its scenes first (`ringmoe ingest --sensor {sensor}`)",
+        )
+    return found
+
+
+def by_grid(cubes: Sequence[ItemRef], area: Area) -> dict[str, list[ItemRef]]:
+    """Cubes that touch an area, by the grid they share: a UTM zone, or a native raster.
+
+    Raises
+    ------
+    NothingFound
+        When none touches it.
+    """
+    groups: dict[str, list[ItemRef]] = {}
+    for ref in cubes:
+        dataset = cube.open(ref.asset)
+        if not inside(dataset, area).any():
+            continue
+        tile = str(dataset.attrs["tile"])
+        groups.setdefault(tile if tile.startswith(("native", "radar")) else tile.split("_")[0], []).append(ref)
+    if not groups:
+        raise NothingFound(
+            f"no cube touches {area.name}",
+            item=f"{len(cubes)} cubes",
+            enough="one cube within the area",
+            todo="ingest scenes of that area first (`ringmoe ingest`)",
+        )
+    return groups
+
+
+def classes_of(labels: Sequence[Raster]) -> tuple[LabelClass, ...]:
+    """The classes that all label rasters share, in the order of their values.
+
+    Raises
+    ------
+    MetadataError
+        When rasters disagree.
+    """
+    kinds = {r.classes for r in labels}
+    if len(kinds) != 1:
+        raise MetadataError(
+            f"{len(kinds)} lists of classes among the label rasters",
+            item=", ".join(r.id for r in labels) or "no label raster",
+            enough="label rasters of one list of classes",
+            todo="register labels of one legend, or choose a smaller area",
+        )
+    return kinds.pop()
+
+
 def label_grid(labels: Sequence[Raster], dataset: xr.Dataset) -> np.ndarray:
-    """Labels on a cube's grid by nearest neighbour; (y, x) int64, 0 where there is none."""
+    """Labels on a cube's grid by nearest neighbour, the first raster that knows a pixel wins.
+
+    Returns
+    -------
+    np.ndarray
+        (y, x) int64: k for the k-th class of `classes_of`, 0 where nobody knows or the cube is in radar geometry.
+    """
     box = cube.geobox(dataset)
-    size = (int(dataset.sizes["y"]), int(dataset.sizes["x"]))
-    out = np.zeros(size, np.int64)
+    out = np.zeros((int(dataset.sizes["y"]), int(dataset.sizes["x"])), np.int64)
     if box is None:
         return out
+    codes = {c.value: k for k, c in enumerate(classes_of(labels), start=1)}
     for raster in labels:
-        values = np.nan_to_num(np.asarray(read_raster(raster.href, box, resampling="nearest")), nan=0.0)
-        out = np.where(out == 0, np.rint(values).astype(np.int64).reshape(size), out)
+        values = np.asarray(read_raster(raster.href, box, resampling="nearest")).reshape(out.shape)
+        for value, code in codes.items():
+            out[(out == 0) & (values == value)] = code
     return out
 
 
 def mosaic(pieces: Sequence[xr.Dataset]) -> xr.Dataset:
     """Composites of one grid side by side as one Dataset, NaN and NO_DATA in the gaps; its geobox in attrs."""
-    from catalog.grid import whole
-
     boxes = [cube.geobox(p) for p in pieces]
     present = [b for b in boxes if b is not None]
     if len(pieces) == 1 or not present:
@@ -111,10 +179,3 @@ def mosaic(pieces: Sequence[xr.Dataset]) -> xr.Dataset:
         coords={"band": first["band"].values, **cube.pixel_coordinates(box, box.shape)},
         attrs={**first.attrs, "geobox": grid},
     )
-
-
-def checksum_of(path: Path | str) -> str:
-    """Multihash of a file that is an input."""
-    from catalog.ledger import file_digest
-
-    return file_digest(path)

@@ -51,11 +51,15 @@ class WindowAttention(nn.Module):
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Attend inside windows; any height and width. Returns the same shape."""
-        batch, rows, cols, dim = x_BHWC.shape
+        batch, rows, cols, _ = x_BHWC.shape
         win = (min(self.window, rows), min(self.window, cols))
-        shift = tuple(side // 2 if self.shifted and size > side else 0 for side, size in zip(win, (rows, cols), strict=True))
+        shift = tuple(
+            side // 2 if self.shifted and size > side else 0 for side, size in zip(win, (rows, cols), strict=True)
+        )
         pad = (-rows % win[0], -cols % win[1])
-        qkv_BHWC = F.linear(x_BHWC, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
+        qkv_BHWC = F.linear(
+            x_BHWC, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        )
         if any(pad):
             qkv_BHWC = F.pad(qkv_BHWC, (0, 0, 0, pad[1], 0, pad[0]))
         if any(shift):

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from catalog.sensors import USABLE
-from ringmoe.contract import Batch, Chips, DataContract
+from ringmoe.contract import DataContract
 from ringmoe.errors import DataError
-from ringmoe.modality import Modality
+from ringmoe.modality import Batch, Chips, Modality
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -41,9 +41,6 @@ class PatchEmbed(nn.Module):
         Side of a patch in pixels.
     """
 
-    mean_C11: Tensor
-    std_C11: Tensor
-
     def __init__(self, contract: InputContract, dim: int, patch: int) -> None:
         super().__init__()
         self.contract, self.patch = contract, patch
@@ -53,8 +50,6 @@ class PatchEmbed(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(dim))
         nn.init.trunc_normal_(self.no_data, std=0.02)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
-        self.register_buffer("mean_C11", torch.tensor(contract.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std_C11", torch.tensor(contract.std).view(-1, 1, 1), persistent=False)
 
     def forward(self, chips: Chips, masked_BHW: Tensor | None, unit: int) -> Tokens:
         """Tokens of the chips.
@@ -74,7 +69,8 @@ class PatchEmbed(nn.Module):
             The chips have another number of channels, a size that does not fit, or another shape than the mask.
         """
         _check(chips, masked_BHW, self.contract, unit)
-        pixels_BCHW, valid_BHW = self.normalise(chips)
+        pixels_BCHW, valid_BHW = normalised(chips, self.contract)
+        pixels_BCHW = pixels_BCHW.to(self.no_data.dtype)
         valid_B1HW = valid_BHW[:, None].to(pixels_BCHW.dtype)
         present_BHW = F.avg_pool2d(valid_B1HW, self.patch)[:, 0]
         x_BHWC = self.norm(self.proj(pixels_BCHW).permute(0, 2, 3, 1))
@@ -87,14 +83,15 @@ class PatchEmbed(nn.Module):
             counted_BHW = counted_BHW & ~hidden_BHW
         return Tokens(x_BHWC, counted_BHW)
 
-    def normalise(self, chips: Chips) -> tuple[Tensor, Tensor]:
-        """Pixels as the contract says, (B, C, H, W), 0 where invalid, and the valid mask, (B, H, W)."""
-        valid_BHW = chips.valid_BHW & torch.isfinite(chips.pixels_BCHW).all(1)
-        x_BCHW = chips.pixels_BCHW.to(self.mean_C11.dtype)
-        if self.contract.transform == "log":
-            x_BCHW = torch.log(x_BCHW.clamp(min=0) + LOG_FLOOR)
-        x_BCHW = (x_BCHW - self.mean_C11) / self.std_C11
-        return torch.where(valid_BHW[:, None], x_BCHW, torch.zeros_like(x_BCHW)), valid_BHW
+
+def normalised(chips: Chips, contract: InputContract) -> tuple[Tensor, Tensor]:
+    """Pixels as the contract says, (B, C, H, W), 0 where invalid or not finite, and the mask of the rest, (B, H, W)."""
+    x_BCHW = chips.pixels_BCHW
+    valid_BHW = chips.valid_BHW & torch.isfinite(x_BCHW).all(1)
+    mean_C11, std_C11 = (x_BCHW.new_tensor(v).view(-1, 1, 1) for v in (contract.mean, contract.std))
+    if contract.transform == "log":
+        x_BCHW = torch.log(x_BCHW.clamp(min=0) + LOG_FLOOR)
+    return ((x_BCHW - mean_C11) / std_C11).where(valid_BHW[:, None], 0.0), valid_BHW
 
 
 def _check(chips: Chips, masked_BHW: Tensor | None, contract: InputContract, unit: int) -> None:

@@ -8,7 +8,7 @@ Shape legend: T token, C width, H hidden width, M modality, E expert, R router, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +46,8 @@ class TokenGroups(NamedTuple):
     """Index into the model's modalities."""
     counted_MT: Tensor
     """1 where the token is of the modality, is not masked and saw something; else 0. float32."""
+    runs: tuple[tuple[int, int], ...]
+    """Modality and number of its tokens, in the order they lie in the batch."""
 
 
 @dataclass(frozen=True)
@@ -90,18 +92,23 @@ class Router(nn.Module):
         self.experts, self.whole = experts, all(len(ids) == experts for ids in kept)
         self.weight = nn.Parameter(torch.empty(len(kept), experts, dim))
         nn.init.trunc_normal_(self.weight, std=0.02)
-        alive_RE = torch.zeros(len(kept), experts, dtype=torch.bool, device="cpu")
+        self.register_buffer("alive_RE", None, persistent=False)
+        self.register_buffer("slot_RE", None, persistent=False)
+        self.keep(kept, first, self.weight.device)
+
+    def keep(self, kept: tuple[tuple[int, ...], ...], first: int, device: torch.device | str) -> None:
+        """Set which experts survive and where they stand in the stack; no parameter changes."""
+        alive_RE = torch.zeros(len(kept), self.experts, dtype=torch.bool, device="cpu")
         for row, ids in enumerate(kept):
             alive_RE[row, list(ids)] = True
         slot_RE = (alive_RE.flatten().cumsum(0) - 1).clamp(min=0).view_as(alive_RE) + first
-        self.register_buffer("alive_RE", alive_RE.to(self.weight.device), persistent=False)
-        self.register_buffer("slot_RE", slot_RE.to(self.weight.device), persistent=False)
+        self.alive_RE, self.slot_RE = alive_RE.to(device), slot_RE.to(device)
 
     def forward(self, x_TC: Tensor, groups: TokenGroups) -> tuple[Routes, Tensor]:
         """Routes of the tokens, and the place in the stack of the expert each was sent to."""
         exact = torch.promote_types(x_TC.dtype, torch.float32)
         with torch.autocast(x_TC.device.type, enabled=False):
-            logits_TE = self._logits(x_TC.to(exact), self.weight.to(exact), groups.modality_T)
+            logits_TE = self._logits(x_TC.to(exact), self.weight.to(exact), groups.runs)
             scores_TE = torch.softmax(logits_TE, -1)
             lse_T = torch.logsumexp(logits_TE, -1)
             counted_MT = groups.counted_MT.to(exact)
@@ -119,12 +126,12 @@ class Router(nn.Module):
             )
         return routes, self.slot_RE[router_T, ids_T]
 
-    def _logits(self, x_TC: Tensor, weight_REC: Tensor, modality_T: Tensor) -> Tensor:
-        logits_TX = F.linear(x_TC, weight_REC.flatten(0, 1))
+    def _logits(self, x_TC: Tensor, weight_REC: Tensor, runs: tuple[tuple[int, int], ...]) -> Tensor:
+        """One product per modality present, so that a model of fewer modalities gives the same bits."""
         if len(weight_REC) == 1:
-            return logits_TX
-        index_T1E = modality_T.view(-1, 1, 1).expand(-1, 1, self.experts)
-        return logits_TX.view(len(x_TC), -1, self.experts).gather(1, index_T1E)[:, 0]
+            return F.linear(x_TC, weight_REC[0])
+        parts = x_TC.split([tokens for _, tokens in runs])
+        return torch.cat([F.linear(part, weight_REC[m]) for part, (m, _) in zip(parts, runs, strict=True)])
 
 
 class Experts(nn.Module):
@@ -149,22 +156,128 @@ class Experts(nn.Module):
         nn.init.trunc_normal_(self.w1_ECH, std=0.02)
         nn.init.trunc_normal_(self.w2_EHC, std=0.02)
 
-    def forward(self, x_TC: Tensor, slots_KT: Tensor, gates_KT: Tensor) -> Tensor:
-        """Sum over kinds of gate times expert, (T, C)."""
-        if torch.is_autocast_enabled(x_TC.device.type):
-            dtype = torch.get_autocast_dtype(x_TC.device.type)
-        else:
-            dtype = x_TC.dtype
-        weights = [p.to(dtype) for p in (self.w1_ECH, self.b1_EH, self.w2_EHC, self.b2_EC)]
-        order_X = torch.argsort(slots_KT.flatten(), stable=True)
-        slots_X = slots_KT.flatten()[order_X]
-        tokens_X = order_X % len(x_TC)
-        x_XC = _Gather.apply(x_TC.to(dtype), tokens_X, torch.argsort(order_X), len(slots_KT))
-        chosen_XE = F.one_hot(slots_X, len(weights[0])).to(dtype)
-        ends_E = chosen_XE.new_zeros(len(weights[0]), dtype=torch.int32)
-        ends_E = torch.cumsum(F.one_hot(slots_X, len(weights[0])).sum(0), 0).to(torch.int32, copy=True)
-        product = grouped_product if grouped_path(x_XC, weights[0]) else loop_product
-        h_XH = F.gelu(_AddBias.apply(product(x_XC, weights[0], ends_E), weights[1], slots_X, chosen_XE))
-        y_XC = _AddBias.apply(product(h_XH, weights[2], ends_E), weights[3], slots_X, chosen_XE)
-        y_XC = y_XC * gates_KT.flatten()[order_X, None].to(dtype)
-        return _Scatter.apply(y_XC, tokens_X, torch.argsort(order_X), len(slots_KT))
+    def forward(self, x_TC: Tensor, slots_KT: Tensor) -> Tensor:
+        """What the expert in slot `slots_KT[k, t]` makes of token t, (K, T, C)."""
+        kinds, tokens = slots_KT.shape
+        dtype = compute_dtype(x_TC)
+        w1_ECH, b1_EH, w2_EHC, b2_EC = (p.to(dtype) for p in (self.w1_ECH, self.b1_EH, self.w2_EHC, self.b2_EC))
+        slots_X, order_X = torch.sort(slots_KT.flatten(), stable=True)
+        inverse_X = torch.empty_like(order_X).scatter_(0, order_X, torch.arange(len(order_X), device=order_X.device))
+        chosen_XE = F.one_hot(slots_X, len(w1_ECH))
+        ends_E = chosen_XE.sum(0).cumsum(0).to(torch.int32)
+        chosen_XE = chosen_XE.to(dtype)
+        product = grouped_product if grouped_path(x_TC.device, dtype, *w1_ECH.shape[1:]) else loop_product
+        x_XC = _Permute.apply(x_TC.to(dtype).repeat(kinds, 1), order_X, inverse_X)
+        h_XH = F.gelu(_AddBias.apply(product(x_XC, w1_ECH, ends_E), b1_EH, slots_X, chosen_XE))
+        y_XC = _AddBias.apply(product(h_XH, w2_EHC, ends_E), b2_EC, slots_X, chosen_XE)
+        return _Permute.apply(y_XC, inverse_X, order_X).view(kinds, tokens, -1)
+
+
+class RingMoELayer(nn.Module):
+    """The feed-forward part of a block: specialized + collaborative + shared.
+
+    Parameters
+    ----------
+    dim, hidden
+        Widths C and H of every expert.
+    survivors
+        Routed experts kept.
+    specialized, collaborative
+        Experts each router chooses from, pruned ones included; 0 for none.
+    shared
+        Shared experts; several are one dense network of that many times the hidden width.
+    """
+
+    def __init__(
+        self, dim: int, hidden: int, *, survivors: Survivors, specialized: int, collaborative: int, shared: int
+    ) -> None:
+        super().__init__()
+        first, common = sum(map(len, survivors.specialized)), (survivors.collaborative,)
+        self.specialized = Router(dim, specialized, survivors.specialized, 0) if first else None
+        self.collaborative = Router(dim, collaborative, common, first) if survivors.collaborative else None
+        self.experts = Experts(dim, hidden, survivors.slots) if survivors.slots else None
+        self.shared = (
+            nn.Sequential(nn.Linear(dim, shared * hidden), nn.GELU(), nn.Linear(shared * hidden, dim))
+            if shared
+            else None
+        )
+
+    def keep(self, survivors: Survivors, device: torch.device | str) -> None:
+        """Set anew where the routers' survivors stand, as after building the layer without memory."""
+        if self.specialized is not None:
+            self.specialized.keep(survivors.specialized, 0, device)
+        if self.collaborative is not None:
+            self.collaborative.keep((survivors.collaborative,), sum(map(len, survivors.specialized)), device)
+
+    def forward(self, x_TC: Tensor, groups: TokenGroups) -> tuple[Tensor, Routing]:
+        """The sum of the experts' answers, (T, C), and where the tokens went."""
+        y_TC = torch.zeros_like(x_TC) if self.shared is None else self.shared(x_TC)
+        found: list[tuple[Routes, Tensor] | None] = [
+            None if router is None else router(x_TC, groups) for router in (self.specialized, self.collaborative)
+        ]
+        used = [pair for pair in found if pair is not None]
+        if self.experts is not None:
+            y_KTC = self.experts(x_TC, torch.stack([slots_T for _, slots_T in used]))
+            gates_KT1 = torch.stack([routes.gates_T for routes, _ in used])[..., None]
+            y_TC = y_TC + (y_KTC * gates_KT1.to(y_KTC.dtype)).sum(0)
+        specialized, collaborative = (None if pair is None else pair[0] for pair in found)
+        return y_TC, Routing(specialized, collaborative)
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype matrix products run in: autocast's where it is on, else the tensor's."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def grouped_path(device: torch.device, dtype: torch.dtype, dim: int, hidden: int) -> bool:
+    """Whether the grouped matrix product serves this device, dtype and shape; fixed, never timed at run time.
+
+    Rows must be multiples of 16 bytes. On CUDA the kernel takes bfloat16 alone; nowhere does it take float64.
+    """
+    if _GROUPED_MM is None or any(width * dtype.itemsize % 16 for width in (dim, hidden)):
+        return False
+    return dtype == torch.bfloat16 or (dtype == torch.float32 and device.type == "cpu")
+
+
+_GROUPED_MM = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
+
+
+def grouped_product(x_XK: Tensor, w_EKN: Tensor, ends_E: Tensor) -> Tensor:
+    """Rows of each expert times that expert's matrix, in one call; `ends_E` is where each expert's rows end."""
+    assert _GROUPED_MM is not None
+    return _GROUPED_MM(x_XK, w_EKN, offs=ends_E)
+
+
+def loop_product(x_XK: Tensor, w_EKN: Tensor, ends_E: Tensor) -> Tensor:
+    """The same, expert by expert: for double precision and odd shapes."""
+    ends = ends_E.tolist()
+    starts = [0, *ends[:-1]]
+    return torch.cat([x_XK[start:end] @ w_EKN[e] for e, (start, end) in enumerate(zip(starts, ends, strict=True))])
+
+
+class _Permute(torch.autograd.Function):
+    """Rows in another order; the gradient goes back by the inverse order, without sums that depend on timing."""
+
+    @staticmethod
+    def forward(ctx: Any, x_XC: Tensor, order_X: Tensor, inverse_X: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse_X)
+        return x_XC[order_X]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0][ctx.saved_tensors[0]], None, None
+
+
+class _AddBias(torch.autograd.Function):
+    """Adds each row's own expert's bias; its gradient is a matrix product, far faster than a scattered sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x_XN: Tensor, bias_EN: Tensor, slots_X: Tensor, chosen_XE: Tensor) -> Tensor:
+        ctx.save_for_backward(chosen_XE)
+        return x_XN + bias_EN[slots_X]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_XN = grads[0].contiguous()
+        return grad_XN, ctx.saved_tensors[0].t() @ grad_XN, None, None

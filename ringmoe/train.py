@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ringmoe.errors import TrainingError
 from ringmoe.modality import Batch, Chips, Modality
+from ringmoe.moe import Router
 
 T = TypeVar("T")
 Loss = tuple[Tensor, Mapping[str, Tensor]]
@@ -342,17 +343,18 @@ def _next(source: Iterator[T], index: int, config: TrainConfig) -> T:
         ) from None
 
 
-_UNDECAYED = ("router", "bias_net", "token", "no_data", "scale", "norm")
+_UNDECAYED = ("bias", "norm", "scale", "token", "no_data", "b1_", "b2_")
 
 
 def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameters that decay and those that do not, each in the module's order."""
-    named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
-    spared = [p.ndim < 2 or n.endswith("bias") or any(part in n for part in _UNDECAYED) for n, p in named]
-    groups = [
-        {"params": [p for (_, p), s in zip(named, spared, strict=True) if not s], "weight_decay": weight_decay},
-        {"params": [p for (_, p), s in zip(named, spared, strict=True) if s], "weight_decay": 0.0},
-    ]
+    routers = {id(p) for m in module.modules() if isinstance(m, Router) for p in m.parameters()}
+    decayed, spared = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            spare = parameter.ndim < 2 or id(parameter) in routers or any(part in name for part in _UNDECAYED)
+            (spared if spare else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
     return [g for g in groups if g["params"]]
 
 

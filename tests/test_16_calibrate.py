@@ -38,7 +38,7 @@ def test_sentinel2_offset_is_applied_per_band_and_negatives_are_kept() -> None:
 
 
 def test_landsat_scale_at_both_ends_of_the_valid_range() -> None:
-    """USGS: DN 7273 and 43636 at 2.75e-5 and -0.2 are reflectance 0 and 1; level 1 is divided by the sine of the sun."""
+    """USGS: DN 7273 and 43636 at 2.75e-5 and -0.2 are 0 and 1; level 1 is divided by the sine of the sun."""
     dn = bands([[7273.0, 43636.0]], ("B4",))
     rho = calibrate.reflectance_from_dn(dn, {"B4": 2.75e-5}, {"B4": -0.2})
     np.testing.assert_allclose(rho.values[0, 0], [0.0000075, 0.99999], atol=1e-7)
@@ -56,7 +56,9 @@ def test_radiance_and_back_to_reflectance_by_hand() -> None:
     rho = calibrate.toa_reflectance_from_radiance(radiance, {"R": 1500.0}, 1.0, 30.0)
     assert rho.item() == pytest.approx(49 * math.pi / 750, rel=1e-6)
     assert rho.attrs["quantity"] == "toa_reflectance"
-    per_pixel = calibrate.toa_reflectance_from_radiance(radiance, {"R": 1500.0}, 1.0, xr.DataArray([[30.0]], dims="yx"))
+    per_pixel = calibrate.toa_reflectance_from_radiance(
+        radiance, {"R": 1500.0}, 1.0, xr.DataArray([[30.0]], dims=("y", "x"))
+    )
     assert per_pixel.dims == ("band", "y", "x")
     assert per_pixel.item() == pytest.approx(rho.item())
 
@@ -166,7 +168,7 @@ def test_scl_classes_and_missing_pixels() -> None:
 
 
 def test_qa_pixel_values_of_the_usgs_table() -> None:
-    """Values that the USGS guide lists: clear 21824, water 21952, cloud 22280, shadow 23888, snow 30048, cirrus 54596."""
+    """Of the USGS table: clear 21824, water 21952, cloud 22280, shadow 23888, snow 30048, cirrus 54596."""
     codes = [1, 21824, 21952, 22280, 23888, 30048, 54596, 21826]
     q = Quality
     expected = [q.NO_DATA, q.CLEAR, q.CLEAR, q.CLOUD, q.SHADOW, q.SNOW, q.CIRRUS, q.CLOUD]

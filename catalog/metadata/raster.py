@@ -88,22 +88,24 @@ def read_header(href: str) -> RasterHeader:
         Missing, or no raster that GDAL can open.
     """
     with opened(href) as src:
-        plain = src.crs is None and src.transform.is_identity
+        plain = (
+            src.transform.is_identity
+        )  # of a file placed by ground control points rasterio still gives the points' CRS
         return RasterHeader(
             href=href,
             driver=src.driver,
             count=src.count,
             shape=(src.height, src.width),
             dtype=str(src.dtypes[0]),
-            crs=None if src.crs is None else _crs_name(src),
+            crs=None if plain or src.crs is None else _crs_name(src),
             transform=None if plain else tuple(float(v) for v in src.transform[:6]),  # type: ignore[arg-type]
             nodata=src.nodatavals[0],
             tags=dict(src.tags()),
         )
 
 
-def check_complete(href: str) -> None:
-    """Refuse a local file that ends before its last block, or whose last block cannot be decoded.
+def check_complete(href: str, decode: bool = True) -> None:
+    """Refuse a local file that ends before its last block, or (`decode`) whose last block cannot be decoded.
 
     Raises
     ------
@@ -116,6 +118,8 @@ def check_complete(href: str) -> None:
             _check_blocks(src, path)
         elif src.driver == "JP2OpenJPEG":
             _check_codestream(path)
+        if not decode:
+            return
         rows, cols = src.block_shapes[0]
         row, col = (src.height - 1) // rows * rows, (src.width - 1) // cols * cols
         src.read(1, window=Window(col, row, src.width - col, src.height - row))

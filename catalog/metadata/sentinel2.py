@@ -100,6 +100,8 @@ class ProductMetadata:
     """1 to 143."""
     orbit_state: str
     """ascending or descending."""
+    images: tuple[str, ...]
+    """Image files from the product's root, without their ending."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ def read_product(path: Path) -> ProductMetadata:
         cloud_cover=root.optional(root.number, "Quality_Indicators_Info/Cloud_Coverage_Assessment"),
         relative_orbit=info.integer("Datatake/SENSING_ORBIT_NUMBER"),
         orbit_state=info.text("Datatake/SENSING_ORBIT_DIRECTION").lower(),
+        images=tuple((n.element.text or "").strip() for n in info.descendants("IMAGE_FILE")),
     )
 
 

@@ -108,7 +108,7 @@ class XmlNode:
         return read(field) if self.children(field) else None
 
     def vector(self, field: str) -> np.ndarray:
-        """Blank-separated numbers at `a/b/c` as float64 (n,); checked against the element's `count` where it has one."""
+        """Blank-separated numbers at `a/b/c` as float64 (n,), checked against the element's `count`."""
         node = self.node(field)
         try:
             values = np.array((node.element.text or "").split(), dtype=np.float64)

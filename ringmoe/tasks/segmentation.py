@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ringmoe.backbone import RingMoE
+from ringmoe.embed import normalised
 from ringmoe.errors import ConfigError
 from ringmoe.modality import Chips, Modality
 
@@ -151,8 +152,8 @@ class Segmenter(nn.Module):
                 todo="compute the weights with balanced() from counts of codes 1 to the number of classes",
             )
         self.backbone, self.config, self.n_classes = backbone, config, len(config.classes)
-        channels = len(backbone.contract.inputs[config.modality].bands)
-        self.head = SegmentationHead(config, backbone.config.widths, channels)
+        widths = [backbone.config.dim * 2**stage for stage in range(4)]
+        self.head = SegmentationHead(config, widths, len(backbone.contract.inputs[config.modality].bands))
         self.register_buffer("weights_K", torch.tensor(config.class_weights or (1.0,) * len(config.classes)))
 
     weights_K: Tensor
@@ -161,7 +162,7 @@ class Segmenter(nn.Module):
         """logits_BKHW of chips whose sides are multiples of 32 pixels; class code k + 1 stands at index k."""
         modality = self.config.modality
         pyramid = self.backbone({modality: chips}).pyramids[modality]
-        pixels_BCHW, valid_BHW = self.backbone.embed[modality.value].normalise(chips)
+        pixels_BCHW, valid_BHW = normalised(chips, self.backbone.contract.inputs[modality])
         return self.head(pyramid, pixels_BCHW, valid_BHW)
 
     def loss(self, chips: Chips, labels_BHW: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:

@@ -1,0 +1,171 @@
+"""Product folders on disk become STAC items in a static catalogue; what cannot be registered is listed with why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import pystac
+
+from catalog.errors import CatalogError, UnknownProduct
+from catalog.register.catalogue import load, save
+from catalog.register.chips import LABEL_CLASSES, LABEL_NODATA, labels_of, sen1floods11
+from catalog.register.items import item_of
+from catalog.register.optical import landsat_c2, sentinel2_aws, sentinel2_safe, worldview_imd
+from catalog.register.product import Product
+from catalog.register.radar import capella_slc, gaofen3_l1a, sentinel1_grd
+from catalog.register.rasters import dem_item, label_item
+
+__all__ = ["LAYOUTS", "Registration", "load", "register", "register_dem", "register_labels"]
+
+Layout = Callable[[Path], tuple[Product, ...]]
+Progress = Callable[[int, int, str], None]
+
+LAYOUTS: tuple[Layout, ...] = (
+    sentinel2_safe,
+    sentinel2_aws,
+    sentinel1_grd,
+    landsat_c2,
+    gaofen3_l1a,
+    worldview_imd,
+    sen1floods11,
+    capella_slc,
+)
+"""Tried in this order; the first that knows a folder has it."""
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What came of registering folders."""
+
+    items: tuple[pystac.Item, ...]
+    """Written to the catalogue, in the order of collection and id; asset hrefs are absolute."""
+    failed: tuple[tuple[str, str], ...]
+    """(Folder, reason) of each product that could not be registered."""
+
+
+def register(
+    folders: Path | str | Sequence[Path | str], out: Path | str, progress: Progress | None = None
+) -> Registration:
+    """Register product folders, or folders full of them, in the static catalogue at `out`.
+
+    Parameters
+    ----------
+    folders
+        Each is a product folder, or holds product folders.
+    out
+        Folder of the catalogue: catalog.json, <collection>/collection.json, <collection>/<item>/<item>.json. Items
+        already there stay.
+    progress
+        Called before each product with how many are done, how many there are, and its name.
+
+    Raises
+    ------
+    StorageFull
+        The catalogue cannot be written. Damaged products are not raised but listed in `failed`.
+    """
+    listed = [folders] if isinstance(folders, str | Path) else list(folders)
+    todo = [product for folder in listed for product in _product_folders(Path(folder))]
+    items: dict[tuple[str, str], pystac.Item] = {}
+    failed: list[tuple[str, str]] = []
+    for done, folder in enumerate(todo):
+        if progress is not None:
+            progress(done, len(todo), folder.name)
+        try:
+            items |= {(i.collection_id or "", i.id): i for i in _items(folder)}
+        except CatalogError as error:
+            failed.append((str(folder), str(error)))
+    if progress is not None:
+        progress(len(todo), len(todo), "")
+    ordered = [items[key] for key in sorted(items)]
+    return Registration(_saved(out, ordered), tuple(failed))
+
+
+def register_labels(
+    paths: Path | str | Sequence[Path | str],
+    out: Path | str,
+    *,
+    classes: Mapping[int, str] | None = None,
+    start: datetime | None = None,
+    stop: datetime | None = None,
+) -> tuple[pystac.Item, ...]:
+    """Register class rasters in the collection `labels` of the catalogue at `out`.
+
+    Classes come from the CLASSES tag and the date from the file's name where they are not given.
+
+    Raises
+    ------
+    MetadataError, AssetError, FootprintError
+        Naming the file and what it lacks.
+    """
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    return _saved(out, [label_item(Path(path), classes, start, stop) for path in listed])
+
+
+def register_dem(
+    paths: Path | str | Sequence[Path | str], out: Path | str, *, height_reference: str = "ellipsoid"
+) -> tuple[pystac.Item, ...]:
+    """Register height rasters in the collection `dem` of the catalogue at `out`.
+
+    Raises
+    ------
+    MetadataError, AssetError, FootprintError
+        Naming the file and what it lacks.
+    """
+    listed = [paths] if isinstance(paths, str | Path) else list(paths)
+    return _saved(out, [dem_item(Path(path), height_reference) for path in listed])
+
+
+def recognise(folder: Path) -> tuple[Product, ...]:
+    """What a product folder holds.
+
+    Raises
+    ------
+    UnknownProduct
+        No layout knows the folder.
+    MetadataError, AssetError
+        One does, and the folder is damaged.
+    """
+    for layout in LAYOUTS:
+        if found := layout(folder):
+            return found
+    raise UnknownProduct(
+        "a folder holds neither a metadata file we know nor tags that stand for one",
+        item=str(folder),
+        enough="a Sentinel-2 or Sentinel-1 GRD SAFE, a Landsat MTL, a Gaofen-3 meta.xml, an IMD or Capella tags",
+        todo="name the product's own folder, with the metadata files it was delivered with",
+    )
+
+
+def _items(folder: Path) -> Iterator[pystac.Item]:
+    if not folder.is_dir():
+        raise UnknownProduct("no such folder", item=str(folder), enough="an existing folder", todo="check the path")
+    products = recognise(folder)
+    yield from (item_of(product) for product in products)
+    for path, start, stop in labels_of(folder):
+        yield label_item(path, LABEL_CLASSES, start, stop, LABEL_NODATA)
+
+
+def _saved(out: Path | str, items: Sequence[pystac.Item]) -> tuple[pystac.Item, ...]:
+    """The items as they lie in the catalogue, with their links."""
+    if not items:
+        return ()
+    save(Path(out), items)
+    new = {(i.collection_id, i.id) for i in items}
+    return tuple(i for i in load(Path(out)) if (i.collection_id, i.id) in new)
+
+
+def _product_folders(folder: Path) -> list[Path]:
+    """The folder itself where a layout knows it or its damage, else its subfolders."""
+    if not folder.is_dir():
+        return [folder]
+    try:
+        recognise(folder)
+        return [folder]
+    except UnknownProduct:
+        inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+        return inside or [folder]
+    except CatalogError:
+        return [folder]

@@ -1,0 +1,83 @@
+"""What a product folder holds once it is recognised: files with their bands, the grid they ought to have, metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from catalog.metadata.raster import RasterHeader
+from catalog.scene import Encoding
+from catalog.sensors import Geolocation
+
+
+@dataclass(frozen=True)
+class ExpectedGrid:
+    """Where the product's metadata says the pixels of a file lie; None where it does not say."""
+
+    shape: tuple[int, int]
+    """Rows, columns."""
+    crs: str | None = None
+    """As in EPSG:32632; None for an image in radar geometry, or where only the file knows."""
+    transform: tuple[float, ...] | None = None
+    """Affine a, b, c, d, e, f; None for an image in radar geometry, or where only the file knows."""
+
+
+@dataclass(frozen=True)
+class ProductFile:
+    """One raster file of a product."""
+
+    key: str
+    """Asset key."""
+    path: Path
+    """The file."""
+    bands: tuple[str, ...] = ()
+    """Names of its raster bands in order; empty for a quality layer."""
+    expected: ExpectedGrid | None = None
+    """What the metadata says of its grid."""
+    nodata: float | None = None
+    """Overrides the file's own, and the sensor's."""
+    complex_pair: bool = False
+    """True where two raster bands are one complex band."""
+    scale: Mapping[str, float] = field(default_factory=dict)
+    """Band to raster:scale."""
+    offset: Mapping[str, float] = field(default_factory=dict)
+    """Band to raster:offset."""
+    gsd_m: float | None = None
+    """Ground sampling distance; the sensor row's where None."""
+    header: RasterHeader | None = None
+    """The file's header where recognising the folder read it already."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """One item to be."""
+
+    id: str
+    """Item id."""
+    sensor: str
+    """Row of catalog.sensors."""
+    level: str
+    """processing:level."""
+    platform: str
+    """STAC platform name."""
+    instruments: tuple[str, ...]
+    """STAC instrument names."""
+    start: datetime
+    """UTC."""
+    stop: datetime
+    """UTC; equal to start for an instant."""
+    files: tuple[ProductFile, ...]
+    """Bands and quality layers."""
+    metadata: Mapping[str, Path]
+    """Role to metadata file."""
+    geolocation: Geolocation
+    """How a pixel finds its place."""
+    encoding: Encoding
+    """What the stored numbers are."""
+    footprint_lonlat: tuple[tuple[float, float], ...] = ()
+    """Open ring in degrees; taken from the rasters where empty."""
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    """Further STAC properties, in the words of their extensions."""

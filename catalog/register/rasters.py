@@ -1,0 +1,148 @@
+"""Rasters that are no scene: land cover and other labels with their classes, and heights."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pystac
+
+from catalog.errors import FootprintError, MetadataError
+from catalog.metadata.raster import RasterHeader, check_complete, read_header
+from catalog.register.geometry import ring_lonlat
+from catalog.register.items import declare_extensions, file_fields, grid_fields, json_number, media_type, new_item
+
+LABELS, DEM = "labels", "dem"
+"""Collections."""
+
+CLASSES_TAG = "CLASSES"
+"""GeoTIFF tag with the classes as JSON, number to name."""
+
+
+def label_item(
+    path: Path,
+    classes: Mapping[int, str] | None = None,
+    start: datetime | None = None,
+    stop: datetime | None = None,
+    nodata: float | None = None,
+) -> pystac.Item:
+    """The item of a class raster.
+
+    Parameters
+    ----------
+    path
+        A raster of one band of whole numbers.
+    classes
+        Number to name; from the CLASSES tag of the file where None.
+    start, stop
+        UTC period the labels hold for; from a date in the file's name (as in _20240615) where None.
+    nodata
+        Number that is no class; the file's own where None.
+
+    Raises
+    ------
+    MetadataError
+        No classes or no date are known, or the raster is no class raster.
+    AssetError, FootprintError
+        The file is damaged or has no place.
+    """
+    header = _placed(path)
+    if header.count != 1 or not re.fullmatch(r"u?int(8|16|32)", header.dtype):
+        raise _refuse(path, f"holds {header.count} bands of {header.dtype}", "one band of whole numbers")
+    known = dict(classes) if classes else _classes(path, header)
+    begin = start or _date(path)
+    item = new_item(path.stem, ring_lonlat(header), begin, stop or begin, LABELS)
+    item.properties |= {"proj:code": header.crs, "ringmoe:role": "label"}
+    asset = _asset(path, header, nodata if nodata is not None else header.nodata)
+    asset.extra_fields["classification:classes"] = [
+        {"value": int(value), "name": re.sub(r"[^0-9A-Za-z_-]+", "_", name), "description": name}
+        for value, name in sorted(known.items())
+    ]
+    item.add_asset("labels", asset)
+    declare_extensions(item)
+    return item
+
+
+def dem_item(path: Path, height_reference: str = "ellipsoid") -> pystac.Item:
+    """The item of a height raster in metres.
+
+    Parameters
+    ----------
+    path
+        A raster of one band.
+    height_reference
+        What heights count from: ellipsoid, which geocoding takes, or geoid.
+
+    Raises
+    ------
+    MetadataError
+        The height reference is neither.
+    AssetError, FootprintError
+        The file is damaged or has no place.
+    """
+    if height_reference not in ("ellipsoid", "geoid"):
+        raise _refuse(path, f"height reference {height_reference!r} is not known", "ellipsoid or geoid")
+    header = _placed(path)
+    epoch = datetime(2000, 1, 1, tzinfo=UTC)
+    item = new_item(path.stem, ring_lonlat(header), epoch, epoch, DEM)
+    item.properties |= {
+        "proj:code": header.crs,
+        "ringmoe:role": "dem",
+        "ringmoe:height_reference": height_reference,
+        "ringmoe:datetime_source": "heights hold for any date",
+    }
+    item.add_asset("height", _asset(path, header, header.nodata))
+    item.assets["height"].extra_fields["unit"] = "m"
+    declare_extensions(item)
+    return item
+
+
+def _asset(path: Path, header: RasterHeader, nodata: float | None) -> pystac.Asset:
+    asset = pystac.Asset(str(path.resolve()), media_type=media_type(path), roles=["data"])
+    asset.extra_fields |= grid_fields(header) | {"data_type": header.dtype}
+    if nodata is not None:
+        asset.extra_fields["nodata"] = json_number(nodata)
+    asset.extra_fields |= file_fields(path)
+    return asset
+
+
+def _placed(path: Path) -> RasterHeader:
+    header = read_header(str(path))
+    check_complete(str(path))
+    if header.crs is None or header.transform is None:
+        raise FootprintError(
+            "a raster has no place on the Earth",
+            item=str(path),
+            enough="a GeoTIFF with a CRS and an affine",
+            todo="give the file its georeference",
+        )
+    return header
+
+
+def _classes(path: Path, header: RasterHeader) -> dict[int, str]:
+    sidecar = path.with_suffix(".json")
+    text = header.tags.get(CLASSES_TAG) or (sidecar.read_text("utf-8") if sidecar.exists() else "")
+    try:
+        held = json.loads(text)
+        held = held.get("classes", held)
+        return {int(value): str(name) for value, name in held.items()}
+    except (ValueError, AttributeError):
+        raise _refuse(path, "its classes are not known", f"a {CLASSES_TAG} tag with JSON, number to name") from None
+
+
+def _date(path: Path) -> datetime:
+    for digits in re.findall(r"(?<!\d)(\d{4}-?\d{2}-?\d{2})(?!\d)", path.stem):
+        try:
+            return datetime.strptime(digits.replace("-", ""), "%Y%m%d").replace(tzinfo=UTC)
+        except ValueError:
+            continue
+    raise _refuse(path, "its date is not known", "a date in its name, as in landcover_20240615.tif")
+
+
+def _refuse(path: Path, problem: str, enough: str) -> MetadataError:
+    return MetadataError(
+        f"a raster cannot be registered: {problem}", item=str(path), enough=enough, todo="correct the file"
+    )

@@ -1,0 +1,88 @@
+"""Checkpoint, labels -> checkpoint for a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from catalog.ledger import Ledger
+from catalog.search import Raster
+from flows import segment
+from flows.models import Draft, device, once, open_checkpoint, told
+from flows.refs import AdaptRequest, ItemRef, Where
+from flows.select import classes_of, of_sensor
+from ringmoe.modality import Modality
+from ringmoe.tasks.segmentation import SegmentationConfig, Segmenter, balanced
+from ringmoe.train import TrainConfig
+from ringmoe.train import adapt as train
+
+RESULTS_VERSION = 1
+
+
+def draft(
+    parent: ItemRef, cubes: Sequence[ItemRef], labels: Sequence[Raster], request: AdaptRequest, where: Where
+) -> Draft:
+    """The checkpoint that a parent, labels and parameters determine."""
+    mine = of_sensor(cubes, request.sensor)
+    inputs = {
+        "parent": parent.checksum,
+        "cubes": sorted([c.id, c.checksum] for c in mine),
+        "labels": sorted([r.id, r.checksum] for r in labels),
+        "request": request.model_dump(mode="json"),
+        "threads": where.threads,
+        "torch": torch.__version__,
+    }
+    return Draft(
+        "adapt",
+        RESULTS_VERSION,
+        inputs,
+        (parent, *mine),
+        lambda folder: make(folder, parent, mine, labels, request, where),
+    )
+
+
+def make(
+    folder: Path,
+    parent: ItemRef,
+    cubes: Sequence[ItemRef],
+    labels: Sequence[Raster],
+    request: AdaptRequest,
+    where: Where,
+) -> Mapping[str, Any]:
+    """Fine-tune backbone and head on labelled composites and write the checkpoint."""
+    base = open_checkpoint(parent)
+    sources = segment.labelled(cubes, labels, request)
+    sampler = segment.sampler_of(sources, base, request)
+    names = tuple(c.name for c in classes_of(labels))
+    counts = [int(sampler.counts[code]) for code in range(1, len(names) + 1)]
+    torch.manual_seed(request.seed)
+    config = SegmentationConfig(Modality(sampler.modality), names, class_weights=balanced(counts))
+    segmenter = Segmenter(base.model.to(device()), config).to(device())
+    recipe = TrainConfig(steps=request.steps, rate=request.rate, seed=request.seed, threads=where.threads)
+    history = train(segmenter, sampler.stream(), recipe, on_step=told("adapt", request.steps))
+    segment.save(folder, segmenter, {"step": "adapt", "parent": parent.id, "request": request.model_dump(mode="json")})
+    edge = max(1, min(10, len(history.loss) // 4))
+    return segment.describe(segmenter, f"RingMoE adapted to {request.sensor} land cover", base) | {
+        "ringmoe:loss_first": sum(history.loss[:edge]) / edge,
+        "ringmoe:loss_last": sum(history.loss[-edge:]) / edge,
+        "ringmoe:labelled_pixels": dict(zip(names, counts, strict=True)),
+    }
+
+
+@task(name="adapt", cache_policy=NO_CACHE)
+def adapt_task(
+    parent: ItemRef, cubes: list[ItemRef], labels: list[Raster], request: AdaptRequest, where: Where
+) -> ItemRef:
+    """One checkpoint, on the GPU where there is one."""
+    return once(draft(parent, cubes, labels, request, where), Ledger(where.published))
+
+
+@flow(name="adapt", validate_parameters=False)
+def adapt(parent: ItemRef, cubes: list[ItemRef], labels: list[Raster], request: AdaptRequest, where: Where) -> ItemRef:
+    """A pre-trained checkpoint and labels to a model that maps; one already made is only looked up."""
+    return adapt_task(parent, cubes, labels, request, where)

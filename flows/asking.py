@@ -1,0 +1,256 @@
+"""What was typed at the terminal -> what the flows are asked."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import pystac
+from odc.geo.geom import Geometry
+
+from catalog.errors import CatalogError, GridError, NothingFound
+from catalog.search import Raster
+from catalog.sensors import SENSORS
+from flows import recipes
+from flows.ingest import find_labels, stac_api
+from flows.refs import AdaptRequest, Area, IngestRequest, Period, RunRequest, Where
+from flows.settings import Settings
+
+Failed = list[tuple[str, str]]
+"""Folders that could not be registered, each with its reason."""
+
+
+def where(settings: Settings) -> Where:
+    """Where things live, for flows."""
+    return Where.of(settings)
+
+
+def box(text: str, name: str = "area") -> Area:
+    """An area from west,south,east,north.
+
+    Raises
+    ------
+    GridError
+        When the text is no box.
+    """
+    try:
+        west, south, east, north = (float(v) for v in text.split(","))
+    except ValueError:
+        raise GridError(
+            "the area is no box",
+            item=text,
+            enough="four numbers: west,south,east,north in degrees",
+            todo="write, for example, --bbox 11.8,46.8,12.0,47.0",
+        ) from None
+    return Area.box((west, south, east, north), name)
+
+
+def area_of(settings: Settings, bbox: str | None, path: Path | None) -> Area:
+    """The box or the polygons given, else the extent of everything registered.
+
+    Raises
+    ------
+    GridError
+        When a file holds no polygon or no CRS.
+    """
+    if bbox:
+        return box(bbox)
+    if path is None:
+        return Area.box(_extent(settings)[0], "everything registered")
+    if not path.exists():
+        raise GridError(
+            "there is no such file", item=str(path), enough="a vector file of polygons", todo="check the path"
+        )
+    frame = gpd.read_file(path)
+    if frame.crs is None:
+        raise GridError(
+            "the file names no CRS",
+            item=str(path),
+            enough="polygons in a stated CRS",
+            todo="write the CRS into the file, as in GeoJSON or GeoPackage",
+        )
+    union = frame[frame.geom_type.isin(["Polygon", "MultiPolygon"])].to_crs(4326).union_all()
+    if union.is_empty:
+        raise GridError(
+            "the file holds no polygon", item=str(path), enough="one polygon", todo="draw the area as polygons"
+        )
+    geometry: dict[str, Any] = union.__geo_interface__
+    return Area(geometry=json.loads(json.dumps(geometry)), name=path.name)
+
+
+def bounds(area: Area) -> list[float]:
+    """West, south, east, north of an area in degrees."""
+    return [float(v) for v in Geometry(area.geometry, "EPSG:4326").boundingbox.bbox]
+
+
+def period_of(settings: Settings, start: str | None, end: str | None) -> Period:
+    """The days given, else those of everything registered.
+
+    Raises
+    ------
+    CatalogError
+        When a day is no date or the period ends before it begins.
+    """
+    first, last = (None, None) if start and end else _extent(settings)[1]
+    begin, stop = _day(start, "--from") if start else first, _day(end, "--to") if end else last
+    if begin is None or stop is None:
+        raise NothingFound("no period is known", item="--from, --to", enough="two days", todo="name both")
+    if begin > stop:
+        raise CatalogError(
+            "the period ends before it begins",
+            item=f"{begin} to {stop}",
+            enough="a first day that is not after the last",
+            todo="swap --from and --to",
+        )
+    return Period(start=begin, end=stop)
+
+
+def sensors_of(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Known sensors.
+
+    Raises
+    ------
+    NothingFound
+        Naming the one that is unknown.
+    """
+    unknown = [n for n in names or () if n not in SENSORS]
+    if unknown:
+        raise NothingFound(
+            f"there is no sensor {unknown[0]}",
+            item="--sensor",
+            enough=f"one of {', '.join(SENSORS)}",
+            todo="choose one of these",
+        )
+    return tuple(names or SENSORS)
+
+
+def ingest_request(
+    settings: Settings,
+    bbox: str | None,
+    area: Path | None,
+    start: str | None,
+    end: str | None,
+    sensors: Sequence[str] | None,
+    **options: Any,
+) -> IngestRequest:
+    """What `search` and `ingest` are asked."""
+    return IngestRequest(
+        area=area_of(settings, bbox, area),
+        period=period_of(settings, start, end),
+        sensors=sensors_of(sensors),
+        **options,
+    )
+
+
+def adapt_request(
+    settings: Settings,
+    bbox: str | None,
+    area: Path | None,
+    start: str | None,
+    end: str | None,
+    sensor: str,
+    steps: int,
+) -> AdaptRequest:
+    """What `adapt` and `prune` are asked."""
+    sensors_of([sensor])
+    return AdaptRequest(
+        area=area_of(settings, bbox, area), period=period_of(settings, start, end), sensor=sensor, steps=steps
+    )
+
+
+def labels(settings: Settings, area: Area, period: Period) -> list[Raster]:
+    """Registered label rasters of an area and a period.
+
+    Raises
+    ------
+    NothingFound
+        When there is none.
+    """
+    with stac_api(where(settings)) as url:
+        found = list(find_labels(area, period, url))
+    if not found:
+        raise NothingFound(
+            f"no label raster lies in {area.name} within {period}",
+            item=str(settings.scenes),
+            enough="one registered label raster",
+            todo="register one: `ringmoe register --labels FILE`",
+        )
+    return found
+
+
+def sandbox_run(settings: Settings, *, seed: int, size_px: int, quick: bool) -> tuple[RunRequest, Failed]:
+    """Make and register the sandbox, then ask for all of it."""
+    made = recipes.make_sandbox(settings, seed=seed, size_px=size_px)
+    root = settings.sandbox
+    truth = [root / path for path in made.landcover]
+    heights = [root / path for path in made.dems]
+    _, failed = recipes.register_once(settings, [root / "products"], truth, heights)
+    return recipes.sandbox_run(settings, made, quick=quick), failed
+
+
+def products_run(
+    settings: Settings,
+    products: Sequence[Path],
+    label_files: Sequence[Path],
+    dems: Sequence[Path],
+    train: str | None,
+    mapped: str | None,
+    sensor: str,
+    steps: int,
+) -> tuple[RunRequest, Failed]:
+    """Register product folders, then ask for what they allow."""
+    _, failed = recipes.register_once(settings, products, label_files, dems)
+    extent, days = _extent(settings)
+    area, period = Area.box(extent, "everything registered"), Period(start=days[0], end=days[1])
+    with stac_api(where(settings)) as url:
+        labelled = bool(find_labels(area, period, url))
+    request = recipes.products_run(
+        settings,
+        area,
+        period,
+        train=box(train, "the area to learn from") if train else None,
+        mapped=box(mapped, "the area to map") if mapped else None,
+        sensor=sensors_of([sensor])[0],
+        labelled=labelled,
+        steps=steps,
+    )
+    return request, failed
+
+
+def _extent(settings: Settings) -> tuple[tuple[float, float, float, float], tuple[dt.date, dt.date]]:
+    """Box and days of all registered scenes; heights, which hold for any date, do not count."""
+    boxes, days = [], []
+    for path in sorted(settings.scenes.glob("*/collection.json")):
+        collection = pystac.Collection.from_file(str(path))
+        if collection.id == "dem":
+            continue
+        boxes += list(collection.extent.spatial.bboxes)
+        days += [d.date() for interval in collection.extent.temporal.intervals for d in interval if d]
+    if not boxes or not days:
+        raise NothingFound(
+            "nothing is registered",
+            item=str(settings.scenes),
+            enough="one registered product",
+            todo="`ringmoe register FOLDER`, or name --bbox, --from and --to",
+        )
+    margin = 1e-6
+    extent = (
+        max(-180.0, float(min(b[0] for b in boxes)) - margin),
+        max(-90.0, float(min(b[1] for b in boxes)) - margin),
+        min(180.0, float(max(b[2] for b in boxes)) + margin),
+        min(90.0, float(max(b[3] for b in boxes)) + margin),
+    )
+    return extent, (min(days), max(days))
+
+
+def _day(text: str, option: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise CatalogError(
+            "that is no date", item=f"{option} {text}", enough="year-month-day", todo=f"write {option} 2025-05-01"
+        ) from None

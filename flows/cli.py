@@ -1,0 +1,433 @@
+"""The verbs for a terminal: `ringmoe ingest`, `ringmoe infer`, `ringmoe map`, ..."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from pydantic import ValidationError
+
+from catalog.errors import CatalogError, NothingFound, Refusal, StorageFull
+from flows import terminal
+from flows.settings import Settings, prepare
+
+app = typer.Typer(
+    name="ringmoe",
+    help="Satellite scenes to maps with one multi-modal mixture-of-experts model.\n\n"
+    "Start with `ringmoe run --sandbox`: it makes a small Earth, learns on one region of it and maps another. "
+    "Each verb is one step of that; what a step finished is kept and never made twice.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Home = Annotated[Path | None, typer.Option("--home", help="Folder of everything kept. [default: ringmoe-data]")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON; - prints it.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and Prefect's log.")]
+Bbox = Annotated[str | None, typer.Option("--bbox", help="West,south,east,north in degrees.")]
+AreaFile = Annotated[Path | None, typer.Option("--area", help="Polygons of the area, any vector file.")]
+From = Annotated[str | None, typer.Option("--from", metavar="DATE", help="First day, as in 2025-05-01.")]
+To = Annotated[str | None, typer.Option("--to", metavar="DATE", help="Last day, included.")]
+Sensors = Annotated[list[str] | None, typer.Option("--sensor", help="A sensor, repeatable. [default: all]")]
+Model = Annotated[str | None, typer.Option("--model", metavar="ID", help="Item id. [default: the latest]")]
+SENSOR = Annotated[str, typer.Option("--sensor", help="Whose cubes are mapped.")]
+
+
+def settings_of(home: Path | None) -> Settings:
+    """Settings with the option over the environment; Prefect is told before it is imported."""
+    settings = Settings() if home is None else Settings(home=home)
+    prepare(settings)
+    return settings
+
+
+@app.command()
+def sandbox(
+    home: Home = None,
+    json: Json = None,
+    seed: Annotated[int, typer.Option(help="Another seed, another Earth.")] = 7,
+    size: Annotated[int, typer.Option(help="Side of each region in pixels of 10 m.")] = 512,
+    debug: Debug = False,
+) -> None:
+    """Write a small procedural Earth: products of four satellites, heights, labels and truth."""
+    from flows import recipes
+
+    settings = settings_of(home)
+    with terminal.bars():
+        made = recipes.make_sandbox(settings, seed=seed, size_px=size)
+    rows = [(p.sensor, p.region, p.date, Path(p.folder).name) for p in made.products]
+    terminal.table("Products", ("sensor", "region", "date", "folder"), rows)
+    terminal.machine({"root": str(settings.sandbox), "products": [list(r) for r in rows]}, json)
+
+
+@app.command()
+def register(
+    products: Annotated[list[Path], typer.Argument(help="Product folders, or folders that hold them.")],
+    labels: Annotated[list[Path] | None, typer.Option("--labels", help="Label raster, repeatable.")] = None,
+    dem: Annotated[list[Path] | None, typer.Option("--dem", help="Raster of ellipsoidal heights, repeatable.")] = None,
+    home: Home = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Turn product folders into STAC items."""
+    from flows import recipes
+
+    settings = settings_of(home)
+    with terminal.bars():
+        count, failed = recipes.register_once(settings, products, labels or [], dem or [])
+    terminal.say(f"{count} items in {settings.scenes / 'catalog.json'}")
+    terminal.machine({"items": count, "failed": failed, "catalog": str(settings.scenes / "catalog.json")}, json)
+    _report_failed(failed)
+
+
+@app.command()
+def search(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    start: From = None,
+    end: To = None,
+    sensor: Sensors = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Find scenes of an area and a period."""
+    from flows import asking
+    from flows.ingest import find, stac_api
+
+    settings = settings_of(home)
+    request = asking.ingest_request(settings, bbox, area, start, end, sensor)
+    where = asking.where(settings)
+    with stac_api(where) as url:
+        scenes = find(request, where, url)
+    rows = [(s.sensor, s.datetime.isoformat(timespec="minutes"), s.level, s.id) for s in scenes]
+    terminal.table(f"{len(rows)} scenes", ("sensor", "time", "level", "id"), rows)
+    terminal.machine([dict(zip(("sensor", "time", "level", "id"), r, strict=True)) for r in rows], json)
+
+
+@app.command()
+def ingest(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    start: From = None,
+    end: To = None,
+    sensor: Sensors = None,
+    tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
+    engine: Annotated[str, typer.Option(help="odc or stackstac reads and warps.")] = "odc",
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Make cubes in physical units of an area and a period."""
+    from flows import asking
+    from flows.ingest import ingest as flow
+
+    settings = settings_of(home)
+    request = asking.ingest_request(settings, bbox, area, start, end, sensor, tile_m=tile, engine=engine)
+    with terminal.bars():
+        cubes = flow(request, asking.where(settings))
+    _report_items("Cubes", cubes, json)
+
+
+@app.command()
+def pretrain(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    preset: Annotated[str, typer.Option(help="A configuration of ringmoe.presets.")] = "nano",
+    steps: Annotated[int, typer.Option(help="Batches to learn from.")] = 200,
+    seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Pre-train a model on the cubes of an area."""
+    from flows import asking, shelf
+    from flows.pretrain import pretrain as flow
+    from flows.refs import PretrainRequest
+
+    settings = settings_of(home)
+    place = asking.area_of(settings, bbox, area)
+    request = PretrainRequest(area=place, preset=preset, steps=steps, seed=seed)
+    with terminal.bars():
+        made = flow(shelf.cubes(asking.where(settings), place), request, asking.where(settings))
+    _report_items("Model", [made], json)
+
+
+@app.command()
+def adapt(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    start: From = None,
+    end: To = None,
+    sensor: SENSOR = "sentinel-2",
+    model: Model = None,
+    steps: Annotated[int, typer.Option(help="Batches to learn from.")] = 300,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Teach a pre-trained model the classes of registered label rasters."""
+    from flows import asking, shelf
+    from flows.adapt import adapt as flow
+
+    settings = settings_of(home)
+    request = asking.adapt_request(settings, bbox, area, start, end, sensor, steps)
+    labels = asking.labels(settings, request.area, request.period)
+    with terminal.bars():
+        parent = shelf.model(asking.where(settings), "pretrain", model)
+        made = flow(parent, shelf.cubes(asking.where(settings), request.area), labels, request, asking.where(settings))
+    _report_items("Model", [made], json)
+
+
+@app.command()
+def prune(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    start: From = None,
+    end: To = None,
+    sensor: SENSOR = "sentinel-2",
+    model: Model = None,
+    method: Annotated[str, typer.Option(help="neurons, kc, ks or ka.")] = "neurons",
+    steps: Annotated[int, typer.Option(help="Recovery steps.")] = 100,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Cut an adapted model down to one dense expert a block, and let it recover."""
+    from flows import asking, shelf
+    from flows.prune import prune as flow
+    from flows.refs import PruneRequest
+
+    settings = settings_of(home)
+    task = asking.adapt_request(settings, bbox, area, start, end, sensor, 0)
+    labels = asking.labels(settings, task.area, task.period)
+    request = PruneRequest.model_validate({"method": method, "steps": steps})
+    with terminal.bars():
+        parent = shelf.model(asking.where(settings), "adapt", model)
+        made = flow(
+            parent, shelf.cubes(asking.where(settings), task.area), labels, request, task, asking.where(settings)
+        )
+    _report_items("Model", [made], json)
+
+
+@app.command()
+def infer(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    start: From = None,
+    end: To = None,
+    sensor: SENSOR = "sentinel-2",
+    model: Model = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Map the cubes of an area with a model."""
+    _map(settings_of(home), bbox, area, start, end, sensor, model, None, json)
+
+
+@app.command("map")
+def map_parcels(
+    parcels: Annotated[Path, typer.Option("--parcels", help="Vector file of parcels.")],
+    start: From = None,
+    end: To = None,
+    home: Home = None,
+    sensor: SENSOR = "sentinel-2",
+    model: Model = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """From parcels to a map and a table of areas per class and parcel; missing cubes are made first."""
+    from flows import asking, shelf
+    from flows.ingest import ingest as flow
+
+    settings = settings_of(home)
+    where = asking.where(settings)
+    request = asking.ingest_request(settings, None, parcels, start, end, [sensor], tile_m=shelf.tile_m(where, sensor))
+    with terminal.bars():
+        flow(request, asking.where(settings))
+    _map(settings, None, parcels, start, end, sensor, model, parcels, json)
+
+
+@app.command()
+def publish(home: Home = None, json: Json = None, debug: Debug = False) -> None:
+    """Hold everything published against its checksums and rebuild the catalogue's links."""
+    from flows import asking
+    from flows.publish import items
+    from flows.publish import publish as flow
+
+    settings = settings_of(home)
+    with terminal.bars():
+        path = flow(asking.where(settings))
+    count = sum(1 for _ in items(asking.where(settings)))
+    terminal.say(f"{count} items in {path}")
+    terminal.machine({"catalog": str(path), "items": count}, json)
+
+
+@app.command()
+def run(
+    sandbox: Annotated[bool, typer.Option("--sandbox", help="On the procedural Earth.")] = False,
+    products: Annotated[list[Path] | None, typer.Option("--products", help="Product folder, repeatable.")] = None,
+    labels: Annotated[list[Path] | None, typer.Option("--labels", help="Label raster, repeatable.")] = None,
+    dem: Annotated[list[Path] | None, typer.Option("--dem", help="Raster of ellipsoidal heights.")] = None,
+    train_bbox: Annotated[str | None, typer.Option("--train-bbox", help="Learn only within. [default: all]")] = None,
+    map_bbox: Annotated[str | None, typer.Option("--map-bbox", help="Map only this. [default: all]")] = None,
+    sensor: SENSOR = "sentinel-2",
+    steps: Annotated[int, typer.Option(help="Pre-training steps on products.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the sandbox.")] = 7,
+    size: Annotated[int, typer.Option(help="Side of each sandbox region in pixels of 10 m.")] = 512,
+    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the training, to see the line run.")] = False,
+    home: Home = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """All of it: register, search, ingest, pretrain, adapt, prune, infer, publish."""
+    from flows import asking, report
+
+    if sandbox == bool(products):
+        raise typer.BadParameter("name either --sandbox or --products FOLDER")
+    settings = settings_of(home)
+    watch = report.Stopwatch()
+    with terminal.bars():
+        if sandbox:
+            request, failed = asking.sandbox_run(settings, seed=seed, size_px=size, quick=quick)
+        else:
+            request, failed = asking.products_run(
+                settings, products or [], labels or [], dem or [], train_bbox, map_bbox, sensor, steps
+            )
+        from flows.pipeline import ringmoe_on_earth
+
+        found = ringmoe_on_earth(request)
+    summary = report.summarise(found, request, watch.seconds())
+    report.show(summary)
+    terminal.machine(summary, json)
+    _report_failed(failed)
+
+
+@app.command()
+def serve(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    cron: Annotated[str, typer.Option(help="When to ingest and map what is new, five fields, UTC.")] = "0 3 * * *",
+    days: Annotated[int, typer.Option(help="How far back to look.")] = 30,
+    debug: Debug = False,
+) -> None:
+    """Keep running and map an area on a schedule, embedded: no server, no work pool."""
+    settings = settings_of(home)
+    from flows import asking, schedule
+
+    place = asking.area_of(settings, bbox, area)
+    schedule.serve(settings, cron, asking.bounds(place), days)
+
+
+@app.command()
+def status(home: Home = None, json: Json = None, debug: Debug = False) -> None:
+    """What is finished, what failed and why, what is left to sweep."""
+    from catalog.ledger import Ledger
+    from catalog.publish import COLLECTIONS
+
+    settings = settings_of(home)
+    ledger = Ledger(settings.published)
+    counts = {name: sum(1 for _ in ledger.items(name)) for name in COLLECTIONS}
+    failures, dead = ledger.failures(), ledger.dead_attempts()
+    terminal.table(f"Finished in {settings.published}", ("what", "items"), list(counts.items()))
+    if failures:
+        rows = [(f["unit"], f["step"], f["reason"].splitlines()[0]) for f in failures]
+        terminal.table("Failed", ("unit", "step", "reason"), rows)
+    if dead:
+        terminal.say(f"{len(dead)} unfinished attempts; `ringmoe gc` removes them")
+    terminal.machine({"finished": counts, "failed": failures, "unfinished": [str(d) for d in dead]}, json)
+
+
+@app.command()
+def gc(home: Home = None, json: Json = None, debug: Debug = False) -> None:
+    """Remove what killed runs left behind; nothing that an item names."""
+    from catalog.ledger import Ledger
+
+    removed = Ledger(settings_of(home).published).sweep()
+    terminal.say(f"{len(removed)} unfinished attempts removed")
+    terminal.machine([str(r) for r in removed], json)
+
+
+def _map(
+    settings: Settings,
+    bbox: str | None,
+    area: Path | None,
+    start: str | None,
+    end: str | None,
+    sensor: str,
+    model: str | None,
+    parcels: Path | None,
+    json: Path | None,
+) -> None:
+    from flows import asking, shelf
+    from flows.infer import infer as flow
+    from flows.refs import InferRequest
+
+    place = asking.area_of(settings, bbox, area)
+    request = InferRequest(area=place, period=asking.period_of(settings, start, end), sensor=sensor, parcels=parcels)
+    with terminal.bars():
+        where = asking.where(settings)
+        maps = flow(shelf.model(where, "prune", model), shelf.cubes(where, place), request, where)
+    _report_items("Maps", maps, json)
+
+
+def _report_items(title: str, refs: list[Any], json: Path | None) -> None:
+    rows = [(ref.id, "made" if ref.fresh else "found finished", ref.asset) for ref in refs]
+    terminal.table(title, ("item", "state", "where"), rows)
+    terminal.machine([ref.model_dump(mode="json") for ref in refs], json)
+
+
+def _report_failed(failed: list[tuple[str, str]]) -> None:
+    if failed:
+        terminal.table("Not registered", ("folder", "reason"), [(f, r.splitlines()[0]) for f, r in failed])
+        raise CatalogError(
+            f"{len(failed)} folders could not be registered; everything else is done",
+            item=", ".join(folder for folder, _ in failed),
+            enough=failed[0][1],
+            todo="mend or leave out these folders and run the same command again",
+        )
+
+
+def main() -> None:
+    """Run a verb; a refusal is printed in its four parts and ends with a code that is not 0."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        sys.exit(_explain(error, debug))
+    except KeyboardInterrupt:
+        terminal.err.print("[bold]interrupted[/]  what was finished is kept; run the same command to go on")
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception, debug: bool) -> int:
+    """Print an error for a person; returns the exit code."""
+    if isinstance(error, click.Abort):
+        terminal.err.print("[bold]interrupted[/]  what was finished is kept; run the same command to go on")
+        return 130
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        terminal.refuse(CatalogError(str(first["msg"]), item=".".join(str(p) for p in first["loc"]), todo="see --help"))
+        return 2
+    if isinstance(error, Refusal):
+        terminal.refuse(error)
+        return 3 if isinstance(error, NothingFound) else 4 if isinstance(error, StorageFull) else 1
+    hint = "" if debug else "; --debug shows where"
+    terminal.err.print(f"[bold red]error[/]  unexpected {type(error).__name__}: {error}{hint}", markup=True)
+    return 70
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Cubes, checkpoint -> predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import pystac
+import xarray as xr
+from odc.geo.geobox import GeoBox
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from catalog import cube, publish, zones
+from catalog.errors import CubeError, Refusal
+from catalog.ledger import Ledger, file_digest, no_space_left, unit_id
+from catalog.publish import MapClass
+from flows import progress, score, segment
+from flows.models import device, open_checkpoint
+from flows.refs import InferRequest, ItemRef, Where
+from flows.select import by_grid, composites, mosaic, of_sensor
+from ringmoe.infer import Tiling, predict, reader
+
+RESULTS_VERSION = 1
+
+
+def maps(
+    model: ItemRef, cubes: Sequence[ItemRef], truth: score.Truth | None, request: InferRequest, where: Where
+) -> list[ItemRef]:
+    """One map per grid (UTM zone or native raster) of the cubes that touch the area; finished ones are looked up."""
+    groups = by_grid(of_sensor(cubes, request.sensor), request.area)
+    made = []
+    for number, (grid, members) in enumerate(sorted(groups.items())):
+        made.append(_once(grid, model, members, truth, request, where))
+        progress.tell("infer", number + 1, len(groups), grid)
+    return made
+
+
+def _once(
+    grid: str,
+    model: ItemRef,
+    cubes: Sequence[ItemRef],
+    truth: score.Truth | None,
+    request: InferRequest,
+    where: Where,
+) -> ItemRef:
+    ledger = Ledger(where.published)
+    inputs = {
+        "model": model.checksum,
+        "cubes": sorted([c.id, c.checksum] for c in cubes),
+        "truth": truth.inputs() if truth else None,
+        "parcels": file_digest(request.parcels) if request.parcels else None,
+        "request": request.model_dump(mode="json", exclude={"parcels"}),
+        "threads": where.threads,
+    }
+    item_id = f"landcover_{grid}_{unit_id('infer', RESULTS_VERSION, inputs)}"
+    found = ledger.done("maps", item_id)
+    if found is not None:
+        return reference_of(found, ledger, fresh=False)
+    try:
+        with no_space_left(item_id):
+            folder = ledger.attempt("maps", item_id)
+            make(folder, item_id, model, cubes, truth, request, ledger)
+    except Refusal as error:
+        ledger.fail(item_id, "infer", str(error))
+        raise
+    item = ledger.done("maps", item_id)
+    assert item is not None
+    return reference_of(item, ledger, fresh=True)
+
+
+def make(
+    folder: Path,
+    item_id: str,
+    model: ItemRef,
+    cubes: Sequence[ItemRef],
+    truth: score.Truth | None,
+    request: InferRequest,
+    ledger: Ledger,
+) -> pystac.Item:
+    """Map a mosaic of composites tile by tile, count areas, score where truth is given, and publish."""
+    found = open_checkpoint(model)
+    segmenter = segment.segmenter_of(found).to(device())
+    pieces = composites(cubes, request.area, request.period, request.composite)
+    for piece in pieces:
+        found.contract.check(piece.attrs)
+    whole = mosaic(pieces)
+    box = cube.geobox(whole)
+    if box is None:
+        raise CubeError(
+            "a cube in radar geometry cannot be mapped onto the ground",
+            item=", ".join(c.id for c in cubes),
+            enough="a cube on a grid",
+            todo="map another sensor (--sensor)",
+        )
+    classes = [MapClass(i, n, segment.colour(i, n)) for i, n in enumerate(segmenter.config.classes, start=1)]
+    blocks = predict(
+        segmenter,
+        reader(whole),
+        (int(whole.sizes["y"]), int(whole.sizes["x"])),
+        Tiling(tile=request.tile_px, overlap=request.overlap_px),
+        device=device(),
+    )
+    pixels = publish.write_map(
+        folder, blocks, box, classes, lambda row: progress.tell("infer", row, box.height, item_id)
+    )
+    tables, properties = _tables(folder, whole, box, classes, pixels, truth, request)
+    span = _span(pieces)
+    sources = publish.Sources([(r.id, _relative(r)) for r in (*cubes, model)], *span)
+    properties |= {"ringmoe:model": model.id, "ringmoe:composite": request.composite}
+    return publish.map_item(ledger, item_id, folder, box, classes, sources, properties, tables)
+
+
+def _tables(
+    folder: Path,
+    whole: xr.Dataset,
+    box: GeoBox,
+    classes: Sequence[MapClass],
+    pixels: dict[str, int],
+    truth: score.Truth | None,
+    request: InferRequest,
+) -> tuple[list[Path], dict[str, Any]]:
+    """Areas per class, areas per parcel, and the score; as files and as properties of the item."""
+    pixel_ha = abs(box.affine.a * box.affine.e - box.affine.b * box.affine.d) / 1e4 if box.crs is not None and box.crs.projected else np.nan
+    areas = pd.DataFrame({"class": list(pixels), "pixels": list(pixels.values())})
+    areas["area_ha"] = (areas["pixels"] * pixel_ha).round(4)
+    areas.to_csv(folder / "areas.csv", index=False)
+    tables = [folder / "areas.csv"]
+    properties: dict[str, Any] = {
+        "ringmoe:area_ha": {
+            c: (None if np.isnan(a) else a) for c, a in zip(areas["class"], areas["area_ha"], strict=True)
+        }
+    }
+    scored = score.against_truth(folder / "classes.tif", whole, truth) if truth else None
+    if scored is not None:
+        (folder / "score.json").write_text(json.dumps(scored, indent=1, sort_keys=True) + "\n")
+        tables.append(folder / "score.json")
+        properties |= {
+            "ringmoe:accuracy": scored["accuracy"],
+            "ringmoe:mean_iou": scored["mean_iou"],
+            "ringmoe:baseline_accuracy": scored["baseline"]["accuracy"],
+        }
+    if request.parcels:
+        parcels = gpd.read_file(request.parcels)
+        names = {c.value: c.name for c in classes}
+        confusion = np.array(scored["confusion"]) if scored else None
+        table = zones.areas(folder / "classes.tif", parcels, names, confusion=confusion)
+        table.to_csv(folder / "parcels.csv", index=False)
+        tables.append(folder / "parcels.csv")
+    return tables, properties
+
+
+def reference_of(item: dict[str, Any], ledger: Ledger, *, fresh: bool) -> ItemRef:
+    """The address of a map's item."""
+    path = ledger.item_path("maps", item["id"])
+    asset = item["assets"]["classes"]
+    return ItemRef(
+        collection="maps",
+        id=item["id"],
+        href=str(path),
+        asset=str((path.parent / asset["href"]).resolve()),
+        checksum=asset["file:checksum"],
+        fresh=fresh,
+    )
+
+
+def _relative(ref: ItemRef) -> str:
+    return f"../../{ref.collection}/{ref.id}/{ref.id}.json"
+
+
+def _span(pieces: Sequence[xr.Dataset]) -> tuple[datetime, datetime]:
+    starts = [pd.Timestamp(p.attrs["first_date"]) for p in pieces]
+    ends = [pd.Timestamp(p.attrs["last_date"]) for p in pieces]
+    return (min(starts).to_pydatetime().replace(tzinfo=UTC), max(ends).to_pydatetime().replace(tzinfo=UTC))
+
+
+@task(name="infer", cache_policy=NO_CACHE)
+def infer_task(
+    model: ItemRef, cubes: list[ItemRef], truth: score.Truth | None, request: InferRequest, where: Where
+) -> list[ItemRef]:
+    """Maps of an area, on the GPU where there is one."""
+    return maps(model, cubes, truth, request, where)
+
+
+@flow(name="infer", validate_parameters=False)
+def infer(
+    model: ItemRef, cubes: list[ItemRef], request: InferRequest, where: Where, truth: score.Truth | None = None
+) -> list[ItemRef]:
+    """A model over every cube of an area; maps already made are only looked up."""
+    return infer_task(model, cubes, truth, request, where)

@@ -1,0 +1,153 @@
+"""Checkpoints as units of work: made once, published with the mlm extension, found again by their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pystac
+import torch
+from odc.geo.geom import Geometry, unary_union
+
+from catalog import publish
+from catalog.errors import Refusal
+from catalog.ledger import Ledger, no_space_left, unit_id
+from flows import progress
+from flows.refs import ItemRef
+from ringmoe.checkpoint import Checkpoint, load
+from ringmoe.errors import CheckpointError
+from ringmoe.train import Step
+
+Make = Callable[[Path], Mapping[str, Any]]
+"""Writes a checkpoint into the folder given and returns properties for its item."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A checkpoint to make: everything that determines it, and how to make it."""
+
+    step: str
+    """pretrain, adapt or prune."""
+    results_version: int
+    """Raised when the same inputs would give another checkpoint."""
+    inputs: Mapping[str, Any]
+    """Checksums of what it is made of, and every parameter."""
+    sources: Sequence[ItemRef]
+    """What its item derives from."""
+    make: Make
+    """The work."""
+
+    @property
+    def item_id(self) -> str:
+        """Id of the checkpoint's item."""
+        return f"{self.step}_{unit_id(self.step, self.results_version, self.inputs)}"
+
+
+def once(draft: Draft, ledger: Ledger) -> ItemRef:
+    """Make a checkpoint and publish its item, or find it done."""
+    found = ledger.done("models", draft.item_id)
+    if found is not None:
+        progress.tell(draft.step, 1, 1, "done before")
+        return reference_of(found, ledger, fresh=False)
+    try:
+        with no_space_left(draft.item_id):
+            folder = ledger.attempt("models", draft.item_id)
+            properties = draft.make(folder / "checkpoint")
+            span, footprint = _extent(draft.sources)
+            sources = publish.Sources(tuple((r.id, _relative(r)) for r in draft.sources), *span)
+            publish.model_item(ledger, draft.item_id, folder, properties, footprint, sources)
+    except Refusal as error:
+        ledger.fail(draft.item_id, draft.step, str(error))
+        raise
+    item = ledger.done("models", draft.item_id)
+    assert item is not None
+    return reference_of(item, ledger, fresh=True)
+
+
+def reference_of(item: Mapping[str, Any], ledger: Ledger, *, fresh: bool) -> ItemRef:
+    """The address of a checkpoint's item."""
+    path = ledger.item_path("models", item["id"])
+    weights = item["assets"]["model"]
+    return ItemRef(
+        collection="models",
+        id=item["id"],
+        href=str(path),
+        asset=str((path.parent / weights["href"]).resolve().parent),
+        checksum=weights["file:checksum"],
+        fresh=fresh,
+    )
+
+
+def open_checkpoint(ref: ItemRef) -> Checkpoint:
+    """Load a checkpoint after holding its weights against the checksum of its item.
+
+    Raises
+    ------
+    CheckpointError
+        When the weights are not what was published.
+    """
+    from catalog.ledger import file_digest
+
+    weights = Path(ref.asset) / "model.safetensors"
+    if not weights.exists() or file_digest(weights) != ref.checksum:
+        raise CheckpointError(
+            "the weights are not what their item says",
+            item=str(weights),
+            enough=f"a file of checksum {ref.checksum}",
+            todo="remove the item's folder and run the same command again; it will be made again",
+        )
+    return load(Path(ref.asset))
+
+
+def properties_of(ref: ItemRef) -> dict[str, Any]:
+    """Properties of a published item."""
+    return dict(pystac.Item.from_file(ref.href).properties)
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def told(step: str, total: int, offset: int = 0) -> Callable[[Step], None]:
+    """A step's watcher for `ringmoe.train` that tells the terminal."""
+    return lambda s: progress.tell(step, offset + s.index + 1, total, f"loss {s.loss:.3f}")
+
+
+def bands_of(contract: Any) -> list[dict[str, Any]]:
+    """`mlm:input` of a data contract, one entry per modality."""
+    entries = []
+    for modality, wanted in contract.inputs.items():
+        channels = [b.name + (f"_{b.part}" if b.part else "") for b in wanted.bands]
+        entries.append(
+            {
+                "name": f"{modality.value} chips of {wanted.sensor}: {wanted.quantity}",
+                "bands": channels,
+                "input": {
+                    "shape": [-1, len(channels), -1, -1],
+                    "dim_order": ["batch", "bands", "height", "width"],
+                    "data_type": "float32",
+                },
+                "description": f"{wanted.quantity} in units {wanted.units}, "
+                f"{wanted.gsd_m[0]:g} to {wanted.gsd_m[1]:g} m; normalised inside the model",
+            }
+        )
+    return entries
+
+
+def _relative(ref: ItemRef) -> str:
+    path = Path(ref.href)
+    return f"../../{ref.collection}/{path.parent.name}/{path.name}"
+
+
+def _extent(refs: Sequence[ItemRef]) -> tuple[tuple[datetime, datetime], dict[str, Any]]:
+    """Time and footprint of everything that items show."""
+    items = [pystac.Item.from_file(r.href) for r in refs]
+    starts = [i.common_metadata.start_datetime or i.datetime for i in items]
+    ends = [i.common_metadata.end_datetime or i.datetime for i in items]
+    union = unary_union([Geometry(i.geometry, "EPSG:4326") for i in items if i.geometry])
+    hull = publish.lonlat(union.convex_hull)
+    return (min(s for s in starts if s), max(e for e in ends if e)), hull

@@ -1,0 +1,88 @@
+"""A map against labels that it never saw, beside a nearest-centroid baseline fitted on what it did see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import xarray as xr
+from pydantic import BaseModel, ConfigDict
+
+from catalog.search import Raster
+from flows import segment
+from flows.refs import AdaptRequest, Area, ItemRef
+from flows.select import classes_of, inside, label_grid, of_sensor
+from ringmoe.data import chips_from
+from ringmoe.evaluate import NearestCentroid, confusion_matrix, scores
+
+
+class Truth(BaseModel):
+    """What a map is scored against, and what its baseline may learn from."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    area: Area
+    """Only pixels within are scored; it must not touch the area trained on."""
+    labels: tuple[Raster, ...]
+    """Label rasters over the scored area."""
+    train_labels: tuple[Raster, ...]
+    """Label rasters the model was adapted on."""
+    train_cubes: tuple[ItemRef, ...]
+    """Cubes the model was adapted on."""
+    train: AdaptRequest
+    """How they were composited and where."""
+
+    def inputs(self) -> dict[str, Any]:
+        """All that determines a score, JSON-able."""
+        return {
+            "area": self.area.model_dump(mode="json"),
+            "labels": sorted([r.id, r.checksum] for r in (*self.labels, *self.train_labels)),
+            "train": self.train.model_dump(mode="json"),
+        }
+
+
+def against_truth(classes: Path, whole: xr.Dataset, truth: Truth) -> dict[str, Any] | None:
+    """Accuracy, IoU and confusion of a map and of the baseline, on the same pixels; None where no label lies.
+
+    Parameters
+    ----------
+    classes
+        The map's COG.
+    whole
+        The mosaic that was mapped, `data` (band, y, x).
+    """
+    labels = np.where(inside(whole, truth.area), label_grid(truth.labels, whole), 0)
+    if not labels.any():
+        return None
+    with rasterio.open(classes) as source:
+        predicted = source.read(1)
+    names = [c.name for c in classes_of(truth.labels)]
+    pixels, valid = chips_from(whole)
+    baseline = _baseline(truth, len(names)).predict(pixels.reshape(len(pixels), -1)).reshape(valid.shape)
+    seen = valid & (predicted > 0) & (baseline > 0)
+    labels = np.where(seen, labels, 0)
+    return _report(labels, predicted, names) | {"baseline": _report(labels, baseline, names)}
+
+
+def _report(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    found = scores(confusion_matrix(labels, predicted, len(names)))
+    return {
+        "accuracy": round(found.accuracy, 6),
+        "mean_iou": round(found.mean_iou, 6),
+        "iou": {n: None if np.isnan(v) else round(v, 6) for n, v in zip(names, found.iou, strict=True)},
+        "confusion": found.confusion.tolist(),
+        "pixels": int(found.confusion.sum()),
+    }
+
+
+def _baseline(truth: Truth, n_classes: int) -> NearestCentroid:
+    sources = segment.labelled(of_sensor(truth.train_cubes, truth.train.sensor), truth.train_labels, truth.train)
+    pixels, codes = [], []
+    for source in sources:
+        values, valid = chips_from(source.cube)
+        pixels.append(values[:, valid])
+        codes.append(source.labels[valid])
+    return NearestCentroid.fit(np.concatenate(pixels, axis=1), np.concatenate(codes), n_classes)

@@ -1,0 +1,290 @@
+"""RingMoE: chips of any modalities -> tokens -> feature pyramid and the routing of every block.
+
+Shape legend: B image, C channel or width, H row, W column, T token of the whole mixed batch, M modality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ringmoe.attention import WindowAttention
+from ringmoe.contract import DataContract
+from ringmoe.embed import PatchEmbed, Tokens
+from ringmoe.errors import ConfigError, InputError
+from ringmoe.modality import Batch, Modality, ordered
+from ringmoe.moe import RingMoELayer, Routing, Survivors, TokenGroups
+
+STRIDE = 32
+"""Pixels to a token of the last stage; image sides are multiples of it, and it is what is masked at once."""
+
+
+@dataclass(frozen=True)
+class RingMoEConfig:
+    """The shape of a model; the modalities and channels stand in the data contract."""
+
+    dim: int
+    """Width of the first stage; it doubles from stage to stage."""
+    depths: tuple[int, ...]
+    """Blocks of each of the four stages."""
+    heads: tuple[int, ...]
+    """Attention heads of each stage."""
+    window: int
+    """Side of an attention window in tokens; clipped where the map is smaller."""
+    pretrain_windows: tuple[int, ...]
+    """Side that each stage's position bias is normalised by: its clipped window at the size of pre-training."""
+    mlp_ratio: int = 4
+    """Hidden width of an expert over the width of its block."""
+    patch: int = 4
+    """Side of a patch in pixels."""
+    specialized: int = 4
+    """Modal-specialized experts per modality that a router chooses from, pruned ones included."""
+    collaborative: int = 4
+    """Collaborative experts, pruned ones included."""
+    shared: int = 1
+    """Shared experts."""
+    survivors: tuple[Survivors, ...] | None = None
+    """What pruning left, block by block; None where nothing was pruned."""
+    post_norm_init: float = 0.0
+    """Initial weight of the norm that closes each residual branch; 0 as Swin V2 publishes it."""
+
+    def __post_init__(self) -> None:
+        stages = {len(self.depths), len(self.heads), len(self.pretrain_windows)}
+        wrong = [
+            text
+            for bad, text in (
+                (stages != {4}, "depths, heads and pretrain_windows must have four entries"),
+                (self.patch * 8 != STRIDE, f"patch must be {STRIDE // 8}, so that stage 4 has stride {STRIDE}"),
+                (any(self.dim * 2**i % h for i, h in enumerate(self.heads)), "heads must divide the stage's width"),
+                (self.survivors is not None and len(self.survivors) != sum(self.depths), "survivors are one per block"),
+                (min(self.specialized, self.collaborative, self.shared) < 0, "expert counts cannot be negative"),
+            )
+            if bad
+        ]
+        if wrong:
+            raise ConfigError(
+                "No model has this configuration", item=str(self), enough="; ".join(wrong), todo="see presets"
+            )
+
+    def survivors_of(self, block: int, modalities: int) -> Survivors:
+        """The routed experts of a block, for a model of that many modalities."""
+        if self.survivors is not None:
+            return self.survivors[block]
+        each = tuple(range(self.specialized))
+        return Survivors((each,) * modalities, tuple(range(self.collaborative)))
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the model makes of a batch."""
+
+    pyramids: Mapping[Modality, tuple[Tensor, ...]]
+    """Four maps (B, C, H, W) per modality at strides 4, 8, 16 and 32, widths C, 2C, 4C and 8C, layer-normalised."""
+    routing: list[Routing]
+    """One per block, over the tokens of the whole batch."""
+    modalities: tuple[Modality, ...]
+    """The model's modalities, in the order that routing counts them."""
+
+
+class Span(NamedTuple):
+    """Where the tokens of one modality lie in a mixed batch."""
+
+    modality: Modality
+    batch: int
+    rows: int
+    cols: int
+
+    @property
+    def tokens(self) -> int:
+        """How many they are."""
+        return self.batch * self.rows * self.cols
+
+
+class Block(nn.Module):
+    """Swin V2 block whose feed-forward part is a mixture: x + norm(attention(x)), then x + norm(experts(x))."""
+
+    def __init__(self, config: RingMoEConfig, stage: int, index: int, block: int, modalities: int) -> None:
+        super().__init__()
+        dim = config.dim * 2**stage
+        self.attention = WindowAttention(
+            dim, config.heads[stage], config.window, config.pretrain_windows[stage], shifted=index % 2 == 1
+        )
+        self.norm1 = nn.LayerNorm(dim)
+        self.experts = RingMoELayer(
+            dim,
+            dim * config.mlp_ratio,
+            survivors=config.survivors_of(block, modalities),
+            specialized=config.specialized,
+            collaborative=config.collaborative,
+            shared=config.shared,
+        )
+        self.norm2 = nn.LayerNorm(dim)
+        nn.init.constant_(self.norm1.weight, config.post_norm_init)
+        nn.init.constant_(self.norm2.weight, config.post_norm_init)
+
+    def forward(self, x_TC: Tensor, spans: tuple[Span, ...], groups: TokenGroups) -> tuple[Tensor, Routing]:
+        """Tokens in, tokens out; attention sees one image at a time, the experts the whole mixed batch."""
+        attended = [self.attention(x_BHWC).flatten(0, 2) for x_BHWC in _maps(x_TC, spans)]
+        x_TC = x_TC + self.norm1(attended[0] if len(attended) == 1 else torch.cat(attended))
+        y_TC, routing = self.experts(x_TC, groups)
+        return x_TC + self.norm2(y_TC), routing
+
+
+class Merge(nn.Module):
+    """Patch merging of Swin V2: four neighbours become one token of twice the width, then a norm."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+        self.norm = nn.LayerNorm(2 * dim)
+
+    def forward(self, x_TC: Tensor, spans: tuple[Span, ...]) -> Tensor:
+        """A quarter of the tokens, twice as wide."""
+        merged = []
+        for x_BHWC in _maps(x_TC, spans):
+            batch, rows, cols, dim = x_BHWC.shape
+            x = x_BHWC.view(batch, rows // 2, 2, cols // 2, 2, dim).permute(0, 1, 3, 4, 2, 5)
+            merged.append(x.reshape(-1, 4 * dim))
+        return self.norm(self.reduction(merged[0] if len(merged) == 1 else torch.cat(merged)))
+
+
+class RingMoE(nn.Module):
+    """One encoder for all modalities of its contract.
+
+    Parameters
+    ----------
+    config
+        The shape of the model.
+    contract
+        Modalities, channels and normalisation.
+    """
+
+    def __init__(self, config: RingMoEConfig, contract: DataContract) -> None:
+        super().__init__()
+        self.config, self.contract = config, contract
+        self.modalities = ordered(tuple(contract.inputs))
+        if not self.modalities:
+            raise ConfigError(
+                "A model needs a modality", enough="a contract of one input", todo="name a cube to learn from"
+            )
+        self.embed = nn.ModuleDict(
+            {m.value: PatchEmbed(contract.inputs[m], config.dim, config.patch) for m in self.modalities}
+        )
+        stages, merges, block = [], [], 0
+        for stage, depth in enumerate(config.depths):
+            merges.append(Merge(config.dim * 2 ** (stage - 1)) if stage else nn.Identity())
+            stages.append(nn.ModuleList(Block(config, stage, i, block + i, len(self.modalities)) for i in range(depth)))
+            block += depth
+        self.merges, self.stages = nn.ModuleList(merges), nn.ModuleList(stages)
+        self.norm = nn.LayerNorm(config.dim * 8)
+        self.apply(_init_linear)
+
+    @classmethod
+    def from_tensors(cls, config: RingMoEConfig, contract: DataContract, tensors: Mapping[str, Tensor]) -> RingMoE:
+        """A model, in evaluation mode, made of exactly the tensors given, which it takes over without a copy."""
+        with torch.device("meta"):
+            model = cls(config, contract)
+        model.load_state_dict(tensors, assign=True)
+        device = model.norm.weight.device
+        for index, block in enumerate(model.blocks()):
+            block.experts.keep(config.survivors_of(index, len(model.modalities)), device)
+        return model.requires_grad_(True).eval()
+
+    def embedding(self, modality: Modality) -> PatchEmbed:
+        """The embedding of one modality; InputError when the model has not learned it."""
+        if modality not in self.modalities:
+            raise InputError(
+                f"The model has not learned the modality {modality}",
+                item="batch",
+                enough=f"chips of {', '.join(self.modalities)}",
+                todo="choose another checkpoint, or leave the modality out",
+            )
+        return self.embed[modality.value]  # type: ignore[return-value]
+
+    def blocks(self) -> list[Block]:
+        """All blocks, first to last."""
+        return [block for stage in self.stages for block in stage]  # type: ignore[attr-defined]
+
+    def forward(self, batch: Batch, masked: Mapping[Modality, Tensor] | None = None) -> Features:
+        """Features of a mixed batch.
+
+        Parameters
+        ----------
+        batch
+            Chips by modality; number and size may differ between modalities, sides are multiples of 32 px.
+        masked
+            bool (B, H/32, W/32) by modality, True where the model must guess; a modality left out is seen whole.
+
+        Returns
+        -------
+        Features
+            Pyramids and routing. Invalid pixels never spread: every feature is finite.
+        """
+        x_TC, spans, counted = self._embed(batch, masked or {})
+        levels: list[tuple[Tensor, tuple[Span, ...]]] = []
+        routing: list[Routing] = []
+        for stage, blocks in enumerate(self.stages):
+            if stage:
+                x_TC = self.merges[stage](x_TC, spans)
+                spans = tuple(s._replace(rows=s.rows // 2, cols=s.cols // 2) for s in spans)
+                counted = [F.max_pool2d(c[:, None].float(), 2)[:, 0] > 0 for c in counted]
+            groups = self._groups(spans, counted)
+            for block in blocks:  # type: ignore[attr-defined]
+                x_TC, routes = block(x_TC, spans, groups)
+                routing.append(routes)
+            normed = self.norm(x_TC) if stage == 3 else F.layer_norm(x_TC, x_TC.shape[-1:])
+            levels.append((normed, spans))
+        return Features(_pyramids(levels), routing, self.modalities)
+
+    def _embed(self, batch: Batch, masked: Mapping[Modality, Tensor]) -> tuple[Tensor, tuple[Span, ...], list[Tensor]]:
+        if not batch:
+            raise InputError(
+                "The batch is empty", enough="chips of one modality", todo="check what the samples are drawn from"
+            )
+        found: dict[Modality, Tokens] = {m: self.embedding(m)(batch[m], masked.get(m), STRIDE) for m in batch}
+        index = {m: i for i, m in enumerate(self.modalities)}
+        names = sorted(found, key=lambda m: (*found[m].tokens_BHWC.shape[1:3], index[m]))
+        spans = tuple(Span(m, *found[m].tokens_BHWC.shape[:3]) for m in names)
+        x_TC = torch.cat([found[m].tokens_BHWC.flatten(0, 2) for m in names])
+        return x_TC, spans, [found[m].counted_BHW for m in names]
+
+    def _groups(self, spans: tuple[Span, ...], counted: list[Tensor]) -> TokenGroups:
+        index = {m: i for i, m in enumerate(self.modalities)}
+        device = counted[0].device
+        modality_T = torch.cat([torch.full((s.tokens,), index[s.modality], device=device) for s in spans])
+        counted_T = torch.cat([c.flatten() for c in counted])
+        rows_M1 = torch.arange(len(self.modalities), device=device)[:, None]
+        runs = tuple((index[s.modality], s.tokens) for s in spans)
+        return TokenGroups(modality_T, ((modality_T == rows_M1) & counted_T).float(), runs)
+
+
+def _maps(x_TC: Tensor, spans: tuple[Span, ...]) -> list[Tensor]:
+    """The tokens as maps (B, H, W, C), one for each run of modalities of equal size; views, no copy."""
+    maps, start = [], 0
+    for (rows, cols), run in groupby(spans, key=lambda s: (s.rows, s.cols)):
+        batch = sum(s.batch for s in run)
+        maps.append(x_TC[start : start + batch * rows * cols].view(batch, rows, cols, -1))
+        start += batch * rows * cols
+    return maps
+
+
+def _pyramids(levels: list[tuple[Tensor, tuple[Span, ...]]]) -> dict[Modality, tuple[Tensor, ...]]:
+    found: dict[Modality, list[Tensor]] = {}
+    for x_TC, spans in levels:
+        for span, part_TC in zip(spans, x_TC.split([s.tokens for s in spans]), strict=True):
+            map_BHWC = part_TC.view(span.batch, span.rows, span.cols, -1)
+            found.setdefault(span.modality, []).append(map_BHWC.permute(0, 3, 1, 2))
+    return {m: tuple(maps) for m, maps in found.items()}
+
+
+def _init_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

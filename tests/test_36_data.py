@@ -1,0 +1,248 @@
+"""Cubes become a contract, samples and batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from catalog.sensors import GAOFEN_3, SENTINEL_1, SENTINEL_2, WORLDVIEW, Band, Quality, Sensor
+from ringmoe.contract import LOG_FLOOR
+from ringmoe.data import EQUAL_MIX, PAPER_MIX, ChipSampler, Crop, Labelled, LabelledSampler, chips_from
+from ringmoe.errors import ContractError, DataError
+from ringmoe.measure import measure_contract
+from ringmoe.modality import Modality
+
+
+def cube_of(
+    sensor: Sensor, size: int = 96, n_times: int = 2, n_bands: int = 3, seed: int = 0, gsd_m: float = 10.0
+) -> xr.Dataset:
+    """A cube in the schema of catalog.cube: noise whose level tells band and time apart."""
+    rng = np.random.default_rng(seed)
+    bands = sensor.bands[:n_bands]
+    shape = (n_times, len(bands), size, size)
+    if sensor.law == "complex-amplitude":
+        values = (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
+    elif sensor.law == "backscatter":
+        values = rng.gamma(4.0, 0.025, shape).astype(np.float32)
+    else:
+        values = (0.1 * np.arange(1, len(bands) + 1)[:, None, None] + 0.02 * rng.normal(size=shape)).astype(np.float32)
+    return xr.Dataset(
+        {
+            "data": (("time", "band", "y", "x"), values),
+            "quality": (("time", "y", "x"), np.full((n_times, size, size), Quality.CLEAR, np.uint8)),
+        },
+        attrs={
+            "sensor": sensor.id,
+            "modality": sensor.modality,
+            "quantity": next(iter(sensor.quantities.values())),
+            "units": sensor.units,
+            "gsd_m": gsd_m,
+            "bands": [described(b) for b in bands],
+            "tile": f"{sensor.id}-{seed}",
+        },
+    )
+
+
+def described(band: Band) -> dict[str, object]:
+    keys = ("name", "common_name", "centre_nm", "width_nm", "frequency_ghz", "polarisation", "gsd_m")
+    return {k: getattr(band, k) for k in keys}
+
+
+def four_cubes() -> list[xr.Dataset]:
+    return [cube_of(s, seed=i) for i, s in enumerate((WORLDVIEW, SENTINEL_2, GAOFEN_3, SENTINEL_1))]
+
+
+def batches_equal(a, b) -> bool:
+    return a.keys() == b.keys() and all(
+        torch.equal(a[m].pixels_BCHW, b[m].pixels_BCHW) and torch.equal(a[m].valid_BHW, b[m].valid_BHW) for m in a
+    )
+
+
+def test_a_complex_band_becomes_its_real_and_imaginary_channel():
+    """Complex bands turn into (re, im) pairs in band order; invalid is where a part is NaN or quality unusable."""
+    cube = cube_of(GAOFEN_3, size=8)
+    cube["data"][0, 1, 2, 3] = np.nan
+    cube["quality"][0, 5, 5] = Quality.CLOUD
+    cube["quality"][0, 6, 6] = Quality.SNOW
+    pixels, valid = chips_from(cube.isel(time=0))
+    z = cube["data"].values[0]
+    np.testing.assert_array_equal(pixels[0::2], z.real)
+    np.testing.assert_array_equal(pixels[1::2], z.imag)
+    assert pixels.dtype == np.float32
+    assert not valid[2, 3]
+    assert not valid[5, 5]
+    assert valid.sum() == 62
+
+
+def test_the_contract_holds_the_statistics_of_usable_pixels_only():
+    """Mean and deviation are those of usable pixels; a cloud of reflectance 5 changes nothing."""
+    cube = cube_of(SENTINEL_2)
+    usable = cube["data"].values.transpose(1, 0, 2, 3)[:, :, 10:].reshape(3, -1)
+    cube["data"][:, :, :10] = 5.0
+    cube["quality"][:, :10] = Quality.CLOUD
+    contract = measure_contract([cube]).contract.inputs[Modality.MS]
+    np.testing.assert_allclose(contract.mean, usable.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(contract.std, usable.std(axis=1), rtol=1e-4)
+    assert contract.transform == "identity"
+    assert [b.name for b in contract.bands] == ["B01", "B02", "B03"]
+
+
+def test_radar_power_is_measured_in_logarithms_and_complex_amplitude_by_its_rms():
+    """SAR-L2: moments of ln(power + floor). SAR-L1: mean 0, one rms for both parts of a band."""
+    power, z = cube_of(SENTINEL_1), cube_of(GAOFEN_3)
+    inputs = measure_contract([power, z]).contract.inputs
+    logs = np.log(power["data"].values.transpose(1, 0, 2, 3).reshape(2, -1) + LOG_FLOOR)
+    np.testing.assert_allclose(inputs[Modality.SAR_L2].mean, logs.mean(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(inputs[Modality.SAR_L2].std, logs.std(axis=1), rtol=1e-4)
+    rms = np.sqrt((np.abs(z["data"].values) ** 2).mean(axis=(0, 2, 3)) / 2)
+    assert inputs[Modality.SAR_L1].mean == (0.0,) * 6
+    np.testing.assert_allclose(inputs[Modality.SAR_L1].std, np.repeat(rms, 2), rtol=1e-5)
+    assert [b.part for b in inputs[Modality.SAR_L1].bands] == ["re", "im"] * 3
+
+
+def test_cubes_that_differ_are_left_out_with_the_reason():
+    """The cube with the most pixels leads; other bands, quantities or resolutions are named, never mixed."""
+    small, large, odd = cube_of(SENTINEL_2, 32), cube_of(SENTINEL_2, 64, gsd_m=12.0), cube_of(SENTINEL_2, 48, n_bands=2)
+    toa, coarse = cube_of(SENTINEL_2, 32), cube_of(SENTINEL_2, 32, gsd_m=250.0)
+    toa.attrs["quantity"] = "toa_reflectance_of_another_kind"
+    measured = measure_contract([small, odd, large, toa, coarse])
+    assert measured.used == (0, 2)
+    assert measured.contract.inputs[Modality.MS].gsd_m == (10.0, 12.0)
+    reasons = {left.index: left.reason for left in measured.left_out}
+    assert "bands are B01 B02" in reasons[1]
+    assert "toa_reflectance_of_another_kind" in reasons[3]
+    assert "250 m" in reasons[4]
+
+
+def test_large_cubes_are_measured_on_windows_close_to_the_whole():
+    """Statistics over drawn windows agree with those of the whole cube, and depend on the seed alone."""
+    cube = cube_of(SENTINEL_2, size=200)
+    whole = measure_contract([cube]).contract.inputs[Modality.MS]
+    drawn = [measure_contract([cube], seed=7, windows=8, window_px=32).contract for _ in range(2)]
+    np.testing.assert_allclose(drawn[0].inputs[Modality.MS].mean, whole.mean, rtol=0.02)
+    assert drawn[0].digest() == drawn[1].digest() != measure_contract([cube]).contract.digest()
+
+
+def test_a_contract_without_cubes_or_usable_pixels_is_refused():
+    """Nothing to measure is an error that says what would have been enough."""
+    with pytest.raises(DataError, match="one cube"):
+        measure_contract([])
+    cloudy = cube_of(SENTINEL_2)
+    cloudy["quality"][:] = Quality.CLOUD
+    with pytest.raises(DataError, match="no pixel of modality ms is usable"):
+        measure_contract([cloudy])
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    """Two samplers, one that skipped ahead and one that read everything before, give the same step; seeds differ."""
+    cubes = four_cubes()
+    contract = measure_contract(cubes).contract
+    make = lambda seed: ChipSampler(cubes, contract, batch=8, crop=Crop(32), seed=seed)  # noqa: E731
+    first, second = make(3), make(3)
+    for step in range(5):
+        first.batch(step)
+    assert batches_equal(first.batch(7), second.batch(7))
+    assert batches_equal(next(second.stream(4)), first.batch(4))
+    assert not batches_equal(first.batch(7), make(4).batch(7))
+    assert not batches_equal(first.batch(7), first.batch(8))
+
+
+def test_the_mix_of_modalities_holds_at_every_horizon():
+    """Counts add up to the batch at every step, and over steps come within a chip or two of the mix."""
+    cubes = four_cubes()
+    contract = measure_contract(cubes).contract
+    for mix in (PAPER_MIX, EQUAL_MIX):
+        sampler = ChipSampler(cubes, contract, batch=32, mix=mix, crop=Crop(32))
+        counts = [sampler.counts(step) for step in range(50)]
+        assert all(sum(c.values()) == 32 for c in counts)
+        for m in Modality:
+            assert sum(c[m] for c in counts) == pytest.approx(1600 * mix[m], abs=3)
+    assert {m: len(c) for m, c in sampler.batch(0).items()} == sampler.counts(0)
+
+
+def test_modalities_without_a_cube_are_left_out_of_the_mix():
+    """With two modalities at hand their shares grow to one; with none it is an error."""
+    cubes = four_cubes()[:2]
+    contract = measure_contract(cubes).contract
+    sampler = ChipSampler(cubes, contract, batch=9, crop=Crop(32))
+    assert sampler.shares == pytest.approx({Modality.OPT: 7 / 9, Modality.MS: 2 / 9})
+    with pytest.raises(DataError, match="nothing to draw"):
+        ChipSampler(cubes, contract, mix={Modality.SAR_L1: 1.0})
+
+
+def test_mirrors_keep_pixels_and_mask_together():
+    """Every chip, mirrored or not, is a rectangle of the cube with its own mask; values are never changed."""
+    cube = cube_of(SENTINEL_2, size=40, n_times=1)
+    cube["data"][0, 0] = np.arange(1600, dtype=np.float32).reshape(40, 40)
+    cube["quality"][0] = np.where(np.arange(1600).reshape(40, 40) % 7 == 0, Quality.CLOUD, Quality.CLEAR)
+    sampler = ChipSampler([cube], measure_contract([cube]).contract, batch=24, crop=Crop(16))
+    chips = sampler.batch(0)[Modality.MS]
+    steps = set()
+    for pixels, valid in zip(chips.pixels_BCHW[:, 0].numpy(), chips.valid_BHW.numpy(), strict=True):
+        np.testing.assert_array_equal(valid, pixels % 7 != 0)
+        dy, dx = pixels[1, 0] - pixels[0, 0], pixels[0, 1] - pixels[0, 0]
+        assert abs(dy) == 40
+        assert abs(dx) == 1
+        steps.add((dy, dx))
+    assert len(steps) == 4
+
+
+def test_chips_that_are_all_no_data_are_an_error_and_poor_ones_are_drawn_again():
+    """Chips have at least the share of usable pixels asked for; where there is none, the error names the cubes."""
+    cube = cube_of(SENTINEL_2, size=128, n_times=1)
+    cube["data"][:, :, :, 48:] = np.nan
+    contract = measure_contract([cube]).contract
+    chips = ChipSampler([cube], contract, batch=16, crop=Crop(32)).batch(0)[Modality.MS]
+    assert float(chips.valid_BHW.float().mean(dim=(1, 2)).min()) >= 0.3
+    cube["quality"][:] = Quality.CLOUD
+    with pytest.raises(DataError, match="chips that are all no-data"):
+        ChipSampler([cube], contract, batch=2, crop=Crop(32)).batch(0)
+
+
+def test_a_cube_smaller_than_a_chip_is_padded_with_pixels_marked_invalid():
+    """A 20 px cube fills 400 pixels of a 32 px chip; the rest is not valid."""
+    cube = cube_of(SENTINEL_2, size=20, n_times=1)
+    chips = ChipSampler([cube], measure_contract([cube]).contract, batch=2, crop=Crop(32)).batch(0)[Modality.MS]
+    assert chips.pixels_BCHW.shape == (2, 3, 32, 32)
+    assert chips.valid_BHW.sum(dim=(1, 2)).tolist() == [400, 400]
+
+
+def test_looks_too_large_for_memory_give_the_same_chips():
+    """Reading chip by chip and keeping whole looks draw the same batch."""
+    cubes = four_cubes()
+    contract = measure_contract(cubes).contract
+    kept, read = (ChipSampler(cubes, contract, batch=8, crop=Crop(32, room_bytes=n)) for n in (1 << 28, 0))
+    assert batches_equal(kept.batch(2), read.batch(2))
+
+
+def test_another_contract_is_refused():
+    """A sampler never takes a cube that does not honour the contract."""
+    contract = measure_contract([cube_of(SENTINEL_2)]).contract
+    with pytest.raises(ContractError):
+        ChipSampler([cube_of(SENTINEL_2, n_bands=2)], contract)
+
+
+def test_labels_travel_with_their_pixels():
+    """Labels are mirrored and cropped with the chips, as int64 codes with 0 for nobody knows."""
+    cube = cube_of(SENTINEL_2, size=40, n_times=1)
+    cube["data"][0, 0] = np.arange(1600, dtype=np.float32).reshape(40, 40)
+    labels = (np.arange(1600).reshape(40, 40) % 5).astype(np.uint8)
+    source = Labelled(cube, labels)
+    sampler = LabelledSampler([source], measure_contract([cube]).contract, batch=8, crop=Crop(16))
+    chips, labels_BHW = sampler.batch(3)
+    assert labels_BHW.dtype == torch.int64
+    torch.testing.assert_close(labels_BHW, chips.pixels_BCHW[:, 0].long() % 5)
+    assert sampler.counts[:5].tolist() == [320] * 5
+    assert torch.equal(sampler.batch(3)[1], labels_BHW)
+
+
+def test_labels_on_another_grid_are_refused():
+    """Labels of another size than their cube are an error."""
+    cube = cube_of(SENTINEL_2, size=40)
+    contract = measure_contract([cube]).contract
+    with pytest.raises(DataError, match="do not lie on"):
+        LabelledSampler([Labelled(cube, np.ones((39, 40), np.uint8))], contract)
+    with pytest.raises(DataError, match="one modality"):
+        LabelledSampler([], contract)
