@@ -151,10 +151,16 @@ def _measure(fixed: np.ndarray, smooth: _Smooth, pixel_m: float, reach: int, rul
 
 
 def _confirm(
-    total: np.ndarray, step: np.ndarray, fitted: list[_Surface], held: list[_Surface], chance: float, pixel_m: float, rule: _Rule
+    total: np.ndarray,
+    step: np.ndarray,
+    fitted: list[_Surface],
+    held: list[_Surface],
+    chance: float,
+    pixel_m: float,
+    rule: _Rule,
 ) -> Shift:
     """Accept the shift only if the windows held out agree with it and come no farther from the reference."""
-    ties = [_inliers(np.array([_peak(s.correlation)[0] for s in half]), reach=half[0].reach) for half in (fitted, held)]
+    ties = [_inliers(np.array([_peak(s.correlation)[0] for s in half])) for half in (fitted, held)]
     if len(ties[1]) < LEAST_WINDOWS:
         return _none(rule, "the windows held out agree on no shift")
     own, height = _peak(_pooled(held))
@@ -166,8 +172,10 @@ def _confirm(
     if not apart_px <= rule.agreement_px or height < rule.significance_held * chance:
         why = f"the windows held out put the match {apart_px:.2f} pixels away, {height / chance:.1f} times chance"
         return Shift(0.0, 0.0, ce90_px, points, rule.name, "rejected", *residuals, why)
-    if _rms(after_px) <= _rms(before_px):
-        return Shift(-total[1] * pixel_m, total[0] * pixel_m, ce90_px, points, rule.name, "accepted", *residuals)
+    if _rms(after_px) <= _rms(before_px) and residuals[1] <= residuals[0]:
+        total = total - step + _peak(_pooled(fitted + held))[0]  # confirmed, so every window may speak
+        dx_m, dy_m = float(-total[1] * pixel_m), float(total[0] * pixel_m)
+        return Shift(dx_m, dy_m, ce90_px, points, rule.name, "accepted", *residuals)
     if np.hypot(*total) <= rule.agreement_px / 2:
         ce90_px = float(np.quantile(before_px, 0.9))
         return Shift(0.0, 0.0, ce90_px, points, rule.name, "accepted", residuals[0], residuals[0], "aligned already")
@@ -195,11 +203,6 @@ class _Surface:
     """The reference's energy where the other is usable."""
     energy_moving: np.ndarray
     """The moving image's energy where the other is usable."""
-
-    @property
-    def reach(self) -> int:
-        """Largest offset."""
-        return self.product.shape[0] // 2
 
     @property
     def correlation(self) -> np.ndarray:
@@ -231,12 +234,12 @@ def _displaced(smooth: _Smooth, offset: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _gradients(values: np.ndarray, weight: np.ndarray, rule: _Rule) -> np.ndarray:
-    """Complex gradient (x + iy) with the root of its length, 0 where it is not usable; NaN-free."""
+    """Complex gradient (x + iy), 0 where it is not usable; its angle doubled and the root of its length on demand."""
     down, right = np.gradient(values)
     gradient = np.where(weight > 0.7, right + 1j * down, 0.0)
     length = np.abs(gradient)
     unit = gradient / np.maximum(length, 1e-12 + 1e-9 * length.max(initial=0.0))
-    return np.sqrt(length) * (unit**2 if rule.double_angle else unit)
+    return np.sqrt(length) * unit**2 if rule.double_angle else gradient
 
 
 def _windows(shape: tuple[int, ...], window_px: int) -> tuple[list[Window], list[Window]] | None:
@@ -260,7 +263,7 @@ def _starts(first: int, side: int, window_px: int) -> np.ndarray:
 
 
 def _chance(fixed: np.ndarray, moving: np.ndarray, windows: list[Window], reach: int) -> float:
-    """Pooled correlation that the same textures give by chance: root mean square over windows paired with wrong ones."""
+    """Pooled correlation that chance gives the same textures: its root mean square over wrongly paired windows."""
     squares = []
     for k in range(1, CHANCE_PAIRINGS + 1):
         wrong = windows[-k * len(windows) // (CHANCE_PAIRINGS + 1) :] + windows
@@ -312,7 +315,7 @@ def _peak(correlation: np.ndarray) -> tuple[np.ndarray, float]:
     return np.array([i, j]) - reach + np.array(vertex), height
 
 
-def _inliers(offsets: np.ndarray, reach: int) -> np.ndarray:
+def _inliers(offsets: np.ndarray) -> np.ndarray:
     """Offsets within three robust standard deviations (median absolute deviation) of their median, on both axes."""
     offsets = offsets[np.isfinite(offsets).all(axis=1)]
     if not len(offsets):

@@ -156,7 +156,7 @@ def write(uri: str | Path, cube: xr.Dataset) -> None:
     encoding: dict[str, dict[str, Any]] = {
         "data": {"chunks": (1, nb, side_y, side_x), "shards": (1, nb, shard_y, shard_x)},
         "quality": {"chunks": (1, side_y, side_x), "shards": (1, shard_y, shard_x)},
-        "time": {"units": "milliseconds since 1970-01-01", "dtype": "int64"},
+        "time": {"units": "microseconds since 1970-01-01", "dtype": "int64"},
     }
     if out["data"].dtype == np.float32:
         encoding["data"]["_FillValue"] = np.float32(np.nan)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pystac
 import xarray as xr
 from odc.geo.geom import Geometry
 
@@ -123,8 +124,13 @@ def plan(
     return tuple(units)
 
 
-def ingest(unit: Unit, ledger: Ledger) -> pystac.Item:
+def ingest(unit: Unit, ledger: Ledger) -> dict[str, Any]:
     """Make a cube and publish its item; a unit that is done is only looked up.
+
+    Returns
+    -------
+    dict
+        The item as recorded.
 
     Raises
     ------
@@ -133,7 +139,7 @@ def ingest(unit: Unit, ledger: Ledger) -> pystac.Item:
     """
     found = ledger.done("cubes", unit.item_id)
     if found is not None:
-        return pystac.Item.from_dict(found)
+        return found
     try:
         with no_space_left(unit.item_id):
             dataset = build(unit)
@@ -144,7 +150,7 @@ def ingest(unit: Unit, ledger: Ledger) -> pystac.Item:
         raise
     times = pd.to_datetime(dataset["time"].values).tz_localize("UTC")
     sources = publish.Sources(
-        items=tuple((s.id, s.href) for s in unit.scenes),
+        items=tuple((s.id, _relative(s.href, folder.parent)) for s in unit.scenes),
         start=times.min().to_pydatetime(),
         end=times.max().to_pydatetime(),
     )
@@ -286,16 +292,20 @@ def _shift(unit: Unit, scene: Scene) -> dict[str, Any] | None:
     grid = unit.tile.geobox.zoom_to(resolution=MATCH_M) if unit.tile.geobox.resolution.x < MATCH_M else unit.tile.geobox
     reference = quantify.match_image(unit.reference, grid, engine=unit.engine, dem=unit.dem)
     moving = quantify.match_image(scene, grid, engine=unit.engine, dem=unit.dem)
-    same = SENSORS[scene.sensor].modality in ("opt", "ms")
     shift = coregister.estimate_shift(
         reference.data,
         moving.data,
         reference.usable,
         moving.usable,
         float(grid.resolution.x),
-        method="gradient" if same else "structure",
+        method="structure",  # fields turn from darker to brighter than their neighbours between dates, too
     )
     return {"scene": scene.id, "reference": unit.reference.id, "pixel_m": float(grid.resolution.x), **_plain(shift)}
+
+
+def _relative(href: str, folder: Path) -> str:
+    """A link to a scene from a cube's folder; addresses on the web stay as they are."""
+    return href if "://" in href else Path(os.path.relpath(href, folder)).as_posix()
 
 
 def _plain(shift: coregister.Shift) -> dict[str, Any]:

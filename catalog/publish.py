@@ -78,7 +78,7 @@ class Sources:
 
 def cube_item(
     ledger: Ledger, item_id: str, folder: Path, cube: xr.Dataset, sources: Sources, footprint: Mapping[str, Any]
-) -> pystac.Item:
+) -> dict[str, Any]:
     """Publish a finished cube that lies at folder/cube.zarr.
 
     Parameters
@@ -87,6 +87,11 @@ def cube_item(
         The Dataset as written, in the schema of `catalog.cube`.
     footprint
         GeoJSON geometry in EPSG:4326.
+
+    Returns
+    -------
+    dict
+        The item as recorded.
     """
     attrs = cube.attrs
     item = _item("cubes", item_id, footprint, sources, [DATACUBE, FILE])
@@ -206,7 +211,7 @@ def map_item(
     sources: Sources,
     properties: Mapping[str, Any],
     tables: Sequence[Path] = (),
-) -> pystac.Item:
+) -> dict[str, Any]:
     """Publish a map whose COGs lie in folder, with tables (CSV or JSON) beside it."""
     footprint = lonlat(box.extent)
     item = _item("maps", item_id, footprint, sources, [PROJECTION, RASTER, CLASSIFICATION, FILE])
@@ -252,7 +257,7 @@ def model_item(
     description: Mapping[str, Any],
     footprint: Mapping[str, Any],
     sources: Sources,
-) -> pystac.Item:
+) -> dict[str, Any]:
     """Publish a checkpoint whose files lie in folder/checkpoint.
 
     Parameters
@@ -333,9 +338,10 @@ def _item(
     return item
 
 
-def _commit(ledger: Ledger, collection: str, item: pystac.Item) -> pystac.Item:
-    path = ledger.commit(collection, item.id, item.to_dict(include_self_link=False, transform_hrefs=False))
-    return pystac.Item.from_file(str(path))
+def _commit(ledger: Ledger, collection: str, item: pystac.Item) -> dict[str, Any]:
+    record = item.to_dict(include_self_link=False, transform_hrefs=False)
+    ledger.commit(collection, item.id, record)
+    return record
 
 
 def _project(item: pystac.Item, crs: str, shape: Sequence[int], affine: Sequence[float]) -> None:

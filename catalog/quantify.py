@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import xarray as xr
 from odc.geo.geobox import GeoBox
+from rasterio.rpc import RPC
 
 from catalog import read
 from catalog.calibrate import backscatter, complex_amplitude, lut, quality, reflectance
 from catalog.errors import CalibrationError, GeolocationError
 from catalog.geocode import RadarGrid, geocode, place_by_rpc
 from catalog.grid import Tile
-from catalog.metadata import gaofen3, sentinel1, sentinel1_luts, sentinel2, worldview
+from catalog.metadata import gaofen3, rpb, sentinel1, sentinel1_luts, sentinel2, worldview
 from catalog.metadata import landsat as landsat_metadata
 from catalog.scene import Scene
 from catalog.search import Raster
@@ -163,22 +163,26 @@ def _in_radar_geometry(scene: Scene, dem: Raster | None) -> Look:
     data = law.apply(dn).compute()
     valid = _measured(data)
     shape = (int(data.sizes["y"]), int(data.sizes["x"]))
-    first = next(iter(scene.bands.values()))
-    with rasterio.open(first.href) as source:
-        rpcs = source.rpcs
-    if rpcs is None:
-        raise GeolocationError(
-            "a product in radar geometry has no rational polynomials",
-            item=f"{scene.id}: {first.href}",
-            enough="an .rpc or .rpb file beside each channel",
-            todo="fetch the product whole",
-        )
+    rpcs = _rpcs(scene)
     longitude, latitude, height = place_by_rpc(rpcs, shape, dem.href if dem else float(rpcs.height_off))
     places = {"longitude": longitude, "latitude": latitude, "height": height}
     notes = () if dem else (f"no DEM: placed at {rpcs.height_off:.0f} m above the ellipsoid",)
     provenance = dict(law.provenance) | {"geolocation": "RPC", "dem": dem.id if dem else None}
     gsd = float(scene.properties.get("gsd") or SENSORS[scene.sensor].bands[0].gsd_m)
     return Look(data, quality.from_valid(valid), scene.quantity, gsd, provenance, (*law.notes, *notes), places)
+
+
+def _rpcs(scene: Scene) -> RPC:
+    """Rational polynomials of a scene: from the first channel's RPB file."""
+    role = next((r for r in sorted(scene.metadata) if r.startswith("rpc")), None)
+    if role is None:
+        raise GeolocationError(
+            "a product in radar geometry has no rational polynomials",
+            item=scene.id,
+            enough="an .rpc or .rpb file beside each channel",
+            todo="fetch the product whole",
+        )
+    return rpb.read_rpb(Path(scene.metadata[role]))
 
 
 def _optical_law(scene: Scene, bands: list[str]) -> _Law:

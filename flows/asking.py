@@ -185,10 +185,8 @@ def labels(settings: Settings, area: Area, period: Period) -> list[Raster]:
 def sandbox_run(settings: Settings, *, seed: int, size_px: int, quick: bool) -> tuple[RunRequest, Failed]:
     """Make and register the sandbox, then ask for all of it."""
     made = recipes.make_sandbox(settings, seed=seed, size_px=size_px)
-    root = settings.sandbox
-    truth = [root / path for path in made.landcover]
-    heights = [root / path for path in made.dems]
-    _, failed = recipes.register_once(settings, [root / "products"], truth, heights)
+    labels, heights = recipes.sandbox_rasters(settings)
+    _, failed = recipes.register_once(settings, [settings.sandbox / "products"], labels, heights)
     return recipes.sandbox_run(settings, made, quick=quick), failed
 
 

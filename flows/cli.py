@@ -7,7 +7,6 @@ import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from pydantic import ValidationError
 
@@ -411,12 +410,13 @@ def main() -> None:
 
 def _explain(error: Exception, debug: bool) -> int:
     """Print an error for a person; returns the exit code."""
-    if isinstance(error, click.Abort):
+    if isinstance(error, typer.Abort):
         terminal.err.print("[bold]interrupted[/]  what was finished is kept; run the same command to go on")
         return 130
-    if isinstance(error, click.ClickException):
-        error.show()
-        return error.exit_code
+    show = getattr(error, "show", None)
+    if callable(show):  # what typer says of options it cannot read
+        show()
+        return int(getattr(error, "exit_code", 2))
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         terminal.refuse(CatalogError(str(first["msg"]), item=".".join(str(p) for p in first["loc"]), todo="see --help"))

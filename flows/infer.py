@@ -11,7 +11,6 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import pystac
 import xarray as xr
 from odc.geo.geobox import GeoBox
 from prefect import flow, task
@@ -83,7 +82,7 @@ def make(
     truth: score.Truth | None,
     request: InferRequest,
     ledger: Ledger,
-) -> pystac.Item:
+) -> dict[str, Any]:
     """Map a mosaic of composites tile by tile, count areas, score where truth is given, and publish."""
     found = open_checkpoint(model)
     segmenter = segment.segmenter_of(found).to(device())

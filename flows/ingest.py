@@ -77,7 +77,7 @@ def ingest_unit(unit: units.Unit, published: Path) -> ItemRef:
     """Make one cube, or find it done."""
     ledger = Ledger(published)
     item = units.ingest(unit, ledger)
-    return reference_of(item.to_dict(transform_hrefs=False), ledger.item_path("cubes", unit.item_id), fresh=True)
+    return reference_of(item, ledger.item_path("cubes", unit.item_id), fresh=True)
 
 
 def _cause(state: Any) -> BaseException | None:

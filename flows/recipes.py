@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from odc.geo.geom import box
+
 from catalog import register, sandbox
 from catalog.errors import CatalogError
 from catalog.ledger import write_whole
@@ -97,7 +99,7 @@ def _state(paths: Sequence[Path]) -> str:
 
 def sandbox_run(settings: Settings, made: sandbox.Summary, *, quick: bool = False) -> RunRequest:
     """Learn on the west region, map the east, which nothing was trained on."""
-    west, east = (Area(geometry=r.geometry, name=r.name) for r in made.regions)
+    west, east = (_square(region, made.size_px) for region in sandbox.REGIONS)
     both = Area(
         geometry={"type": "MultiPolygon", "coordinates": [west.geometry["coordinates"], east.geometry["coordinates"]]},
         name="sandbox",
@@ -111,6 +113,20 @@ def sandbox_run(settings: Settings, made: sandbox.Summary, *, quick: bool = Fals
         prune=PruneRequest(steps=100 // share),
         infer=InferRequest(area=east, period=SANDBOX_MAPPED),
     )
+
+
+def sandbox_rasters(settings: Settings) -> tuple[list[Path], list[Path]]:
+    """Land cover rasters and heights of the sandbox."""
+    root = settings.sandbox
+    return sorted(root.glob("truth/*/landcover_*.tif")), sorted(root.glob("dem/*.tif"))
+
+
+def _square(region: sandbox.Region, size_px: int) -> Area:
+    side, crs = size_px * 10.0, f"EPSG:{region.epsg}"
+    ground = box(region.west_m, region.south_m, region.west_m + side, region.south_m + side, crs)
+    corners = ground.to_crs("EPSG:4326").json["coordinates"][0]
+    ring = [[float(x), float(y)] for x, y in corners]
+    return Area(geometry={"type": "Polygon", "coordinates": [ring]}, name=region.name)
 
 
 def products_run(

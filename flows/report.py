@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-import pystac
-
 from flows import terminal
 from flows.models import properties_of
 from flows.pipeline import Run
@@ -93,17 +91,17 @@ def show(summary: dict[str, Any]) -> None:
 
 
 def _cube(ref: ItemRef) -> dict[str, Any]:
-    item = pystac.Item.from_file(ref.href)
-    extents = item.properties["cube:dimensions"]
-    shape = [len(extents["time"]["values"]), len(extents["band"]["values"]), *item.properties["ringmoe:shape"]]
+    properties = properties_of(ref)
+    extents = properties["cube:dimensions"]
+    shape = [len(extents["time"]["values"]), len(extents["band"]["values"]), *properties["ringmoe:shape"]]
     return {
         "id": ref.id,
-        "sensor": item.properties["ringmoe:sensor"],
-        "tile": item.properties["ringmoe:tile"],
+        "sensor": properties["ringmoe:sensor"],
+        "tile": properties["ringmoe:tile"],
         "size": " x ".join(str(v) for v in shape),
-        "valid_share": item.properties["ringmoe:valid_share"],
-        "quantity": item.properties["ringmoe:quantity"],
-        "shifts": item.properties["ringmoe:coregistration"],
+        "valid_share": properties["ringmoe:valid_share"],
+        "quantity": properties["ringmoe:quantity"],
+        "shifts": properties["ringmoe:coregistration"],
     }
 
 

@@ -127,9 +127,7 @@ class Crop:
 class _Drawer:
     """Draws chips of one modality's cubes, labels beside them where there are any."""
 
-    def __init__(
-        self, name: str, cubes: Sequence[xr.Dataset], labels: Sequence[np.ndarray] | None, crop: Crop
-    ) -> None:
+    def __init__(self, name: str, cubes: Sequence[xr.Dataset], labels: Sequence[np.ndarray] | None, crop: Crop) -> None:
         self.name, self.crop, self.labels = name, crop, labels
         self._looks = _Looks(cubes, crop.room_bytes)
         self._sizes = [(times(c), int(c.sizes["y"]), int(c.sizes["x"])) for c in cubes]

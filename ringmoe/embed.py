@@ -73,7 +73,7 @@ class PatchEmbed(nn.Module):
         pixels_BCHW = pixels_BCHW.to(self.no_data.dtype)
         valid_B1HW = valid_BHW[:, None].to(pixels_BCHW.dtype)
         present_BHW = F.avg_pool2d(valid_B1HW, self.patch)[:, 0]
-        x_BHWC = self.norm(self.proj(pixels_BCHW).permute(0, 2, 3, 1))
+        x_BHWC = self.norm(self._project(pixels_BCHW))
         x_BHWC = x_BHWC + (1 - present_BHW)[..., None] * self.no_data
         counted_BHW = present_BHW > 0
         if masked_BHW is not None:
@@ -82,6 +82,14 @@ class PatchEmbed(nn.Module):
             x_BHWC = torch.where(hidden_BHW[..., None], self.mask_token.to(x_BHWC.dtype), x_BHWC)
             counted_BHW = counted_BHW & ~hidden_BHW
         return Tokens(x_BHWC, counted_BHW)
+
+    def _project(self, pixels_BCHW: Tensor) -> Tensor:
+        """The convolution as a matrix product over patches, which a CPU does several times faster; channels last."""
+        batch, channels, rows, cols = pixels_BCHW.shape
+        side = self.patch
+        patches = pixels_BCHW.view(batch, channels, rows // side, side, cols // side, side).permute(0, 2, 4, 1, 3, 5)
+        flat = patches.reshape(batch, rows // side, cols // side, channels * side * side)
+        return F.linear(flat, self.proj.weight.flatten(1), self.proj.bias)
 
 
 def normalised(chips: Chips, contract: InputContract) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ringmoe.backbone import STRIDE, Features, RingMoE
 from ringmoe.contract import InputContract
 from ringmoe.embed import normalised
+from ringmoe.masking import SHARE, mask_batch
 from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.moe import Routes
 from ringmoe.physics import log_power, total_power
@@ -52,8 +53,12 @@ class Decoder(nn.Module):
         nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
 
     def forward(self, last_BCHW: Tensor) -> Tensor:
-        """Pixels (B, C, 32 H, 32 W)."""
-        return F.pixel_shuffle(self.proj(last_BCHW), STRIDE)
+        """Pixels (B, C, 32 H, 32 W): the convolution as a matrix product, then its channels laid out as pixels."""
+        weight = self.proj.weight.flatten(1)
+        y_BHWX = F.linear(last_BCHW.permute(0, 2, 3, 1), weight, self.proj.bias)
+        batch, rows, cols, width = y_BHWX.shape
+        y = y_BHWX.view(batch, rows, cols, width // STRIDE**2, STRIDE, STRIDE).permute(0, 3, 1, 4, 2, 5)
+        return y.reshape(batch, -1, rows * STRIDE, cols * STRIDE)
 
 
 class Objective(nn.Module):
@@ -143,3 +148,29 @@ def target(contract: InputContract, chips: Chips) -> tuple[Tensor, Tensor]:
     valid_BHW = chips.valid_BHW & torch.isfinite(power_B1HW[:, 0])
     target_B1HW = log_power(power_B1HW, sum(s * s for s in contract.std))
     return target_B1HW.where(valid_BHW[:, None], 0.0), valid_BHW
+
+
+class MaskedModelling(nn.Module):
+    """SimMIM as one loss of a model and a batch: hide units, let the model guess, score the guess.
+
+    Parameters
+    ----------
+    objective
+        Its decoders are trained with the model.
+    share
+        Share of 32 px units hidden.
+    seed
+        Masks are a function of it and of how many batches have come.
+    """
+
+    def __init__(self, objective: Objective, *, share: float = SHARE, seed: int = 0) -> None:
+        super().__init__()
+        self.objective, self.share = objective, share
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The loss of a batch and its named terms."""
+        masks = mask_batch(batch, generator=self._generator, share=self.share)
+        masks = {m: mask.to(batch[m].pixels_BCHW.device) for m, mask in masks.items()}
+        terms = self.objective(model(batch, masks), batch, masks)
+        return terms.total, terms.values

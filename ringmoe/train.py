@@ -210,9 +210,7 @@ def distil(
     return fit(student, loss_of, batches, config, size=lambda b: sum(len(c) for c in b.values()), on_step=on_step)
 
 
-def _feature_error(
-    got: Mapping[Modality, tuple[Tensor, ...]], wanted: Mapping[Modality, tuple[Tensor, ...]]
-) -> Loss:
+def _feature_error(got: Mapping[Modality, tuple[Tensor, ...]], wanted: Mapping[Modality, tuple[Tensor, ...]]) -> Loss:
     terms = {}
     for modality, pyramid in wanted.items():
         for stage, (mine_BCHW, target_BCHW) in enumerate(zip(got[modality], pyramid, strict=True), start=1):

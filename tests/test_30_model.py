@@ -16,11 +16,21 @@ from ringmoe.errors import ConfigError, InputError
 from ringmoe.masking import mask_batch, random_units
 from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.moe import Experts, Survivors
+from ringmoe.objectives import Objective
 
 CONTRACT = presets.paper_contract()
 SMALL = RingMoEConfig(
     dim=16, depths=(1, 2, 1, 1), heads=(1, 2, 2, 4), window=4, pretrain_windows=(4, 4, 4, 2), post_norm_init=1.0
 )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small tensors: a second thread would only wait."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def chips(modality: Modality, count: int, rows: int = 64, cols: int = 64, *, seed: int = 0) -> Chips:
@@ -32,7 +42,12 @@ def chips(modality: Modality, count: int, rows: int = 64, cols: int = 64, *, see
 
 def mixed() -> dict[Modality, Chips]:
     """Every modality with another number of images, two of them of other sizes."""
-    sizes = {Modality.OPT: (2, 64, 64), Modality.MS: (3, 32, 96), Modality.SAR_L1: (1, 64, 64), Modality.SAR_L2: (2, 64, 32)}
+    sizes = {
+        Modality.OPT: (2, 64, 64),
+        Modality.MS: (3, 32, 96),
+        Modality.SAR_L1: (1, 64, 64),
+        Modality.SAR_L2: (2, 64, 32),
+    }
     return {m: chips(m, *size) for m, size in sizes.items()}
 
 
@@ -81,7 +96,6 @@ def test_permuting_the_batch_permutes_the_output():
 
 def test_two_runs_of_one_seed_give_one_loss_to_the_bit():
     """Fixed threads, fixed seed: the same weights after three steps."""
-    from ringmoe.objectives import Objective
 
     def train() -> list[float]:
         torch.manual_seed(3)
@@ -282,7 +296,9 @@ def test_what_is_masked_is_not_seen():
     batch, other = ({Modality.OPT: chips(Modality.OPT, 1)} for _ in range(2))
     other[Modality.OPT].pixels_BCHW[:, :, :32, :32] += 5
     with torch.no_grad():
-        for a, b in zip(model(batch, masked).pyramids[Modality.OPT], model(other, masked).pyramids[Modality.OPT], strict=True):
+        for a, b in zip(
+            model(batch, masked).pyramids[Modality.OPT], model(other, masked).pyramids[Modality.OPT], strict=True
+        ):
             assert torch.equal(a, b)
 
 

@@ -74,8 +74,7 @@ def read(
     sources = _chosen(scene, bands)
     _check_readable(scene, resampling)
     headers = {s.band: checked(scene, s) for s in sources}
-    dx, dy = shift_m
-    moved = GeoBox(geobox.shape, Affine.translation(-dx, -dy) * geobox.affine, geobox.crs)
+    moved = _moved(geobox, shift_m)
     item = bare_item(scene, sources, headers)
     names = [s.band for s in sources]
     if engine not in ENGINES:
@@ -109,8 +108,7 @@ def read_quality(
         raise no_such("quality layer", layer, scene.quality, scene.id)
     source = scene.quality[layer]
     header = checked(scene, source)
-    dx, dy = shift_m
-    moved = GeoBox(geobox.shape, Affine.translation(-dx, -dy) * geobox.affine, geobox.crs)
+    moved = _moved(geobox, shift_m)
     fill = 0 if source.nodata is None else int(source.nodata)
     with failures(scene):
         values = warp(source.href, moved, Resampling.nearest, np.dtype(header.dtype), source.nodata, fill)
@@ -197,6 +195,12 @@ def _check_readable(scene: Scene, resampling: str) -> None:
             enough="nearest, or linear power",
             todo="read_native it and convert it to power first",
         )
+
+
+def _moved(geobox: GeoBox, shift_m: tuple[float, float]) -> GeoBox:
+    """Where the ground of a grid lies in a scene that is to be moved by `shift_m`."""
+    a, b, c, d, e, f = geobox.affine[:6]
+    return GeoBox(geobox.shape, Affine(a, b, c - shift_m[0], d, e, f - shift_m[1]), geobox.crs)
 
 
 def _chosen(scene: Scene, bands: Sequence[str] | None) -> list[BandSource]:

@@ -24,11 +24,10 @@ _EXTENSIONS = {
     "eo:": "https://stac-extensions.github.io/eo/v2.0.0/schema.json",
     "raster:": "https://stac-extensions.github.io/raster/v2.0.0/schema.json",
     "file:": "https://stac-extensions.github.io/file/v2.1.0/schema.json",
-    "processing:": "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
+    "processing:": "https://stac-extensions.github.io/processing/v1.1.0/schema.json",
     "view:": "https://stac-extensions.github.io/view/v1.0.0/schema.json",
     "sar:": "https://stac-extensions.github.io/sar/v1.0.0/schema.json",
     "sat:": "https://stac-extensions.github.io/sat/v1.0.0/schema.json",
-    "grid:": "https://stac-extensions.github.io/grid/v1.1.0/schema.json",
     "classification:": "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
 }
 _MEDIA = {

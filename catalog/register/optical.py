@@ -74,8 +74,8 @@ def _sentinel2(
             **properties,
             **sun,
             **cloud,
-            "grid:code": f"MGRS-{tile.mgrs}",
-            "processing:version": known.baseline,
+            "ringmoe:tile": f"MGRS-{tile.mgrs}",
+            "ringmoe:baseline": known.baseline,
             "ringmoe:offset_source": radiometry.source,
         },
     )
@@ -153,7 +153,7 @@ def landsat_c2(folder: Path) -> tuple[Product, ...]:
             "eo:cloud_cover": mtl.cloud_cover,
             "view:sun_elevation": mtl.sun_elevation_deg,
             "view:sun_azimuth": mtl.sun_azimuth_deg % 360.0,
-            "grid:code": f"WRS2-{mtl.wrs[0]:03d}{mtl.wrs[1]:03d}",
+            "ringmoe:tile": f"WRS2-{mtl.wrs[0]:03d}{mtl.wrs[1]:03d}",
             "ringmoe:offset_source": f"REFLECTANCE_ADD of {found[0].name}",
         },
     )

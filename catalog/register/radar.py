@@ -123,7 +123,7 @@ def gaofen3_l1a(folder: Path) -> tuple[Product, ...]:
         for p in gaofen3.POLARISATIONS
         if p in meta.polarisations
     )
-    sidecars = {f"rpc-{p}": images[p].with_suffix(e) for p in meta.polarisations for e in (".rpc", ".rpb")}
+    beside = [(f"rpc-{p}", images[p].with_suffix(e)) for p in meta.polarisations for e in (".rpc", ".rpb")]
     product = Product(
         id=re.sub(r"[._]?meta$", "", found[0].stem),
         sensor=GAOFEN_3.id,
@@ -133,7 +133,7 @@ def gaofen3_l1a(folder: Path) -> tuple[Product, ...]:
         start=meta.start,
         stop=meta.stop,
         files=files,
-        metadata={"meta": found[0]} | {role: path for role, path in sidecars.items() if path.exists()},
+        metadata={"meta": found[0]} | {role: path for role, path in beside if path.exists()},
         geolocation="rpc",
         encoding="complex",
         footprint_lonlat=meta.corners_lonlat,

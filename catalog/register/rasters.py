@@ -54,7 +54,7 @@ def label_item(
         raise _refuse(path, f"holds {header.count} bands of {header.dtype}", "one band of whole numbers")
     known = dict(classes) if classes else _classes(path, header)
     begin = start or _date(path)
-    item = new_item(path.stem, ring_lonlat(header), begin, stop or begin, LABELS)
+    item = new_item(_name(path), ring_lonlat(header), begin, stop or begin, LABELS)
     item.properties |= {"proj:code": header.crs, "ringmoe:role": "label"}
     asset = _asset(path, header, nodata if nodata is not None else header.nodata)
     asset.extra_fields["classification:classes"] = [
@@ -87,7 +87,7 @@ def dem_item(path: Path, height_reference: str = "ellipsoid") -> pystac.Item:
         raise _refuse(path, f"height reference {height_reference!r} is not known", "ellipsoid or geoid")
     header = _placed(path)
     epoch = datetime(2000, 1, 1, tzinfo=UTC)
-    item = new_item(path.stem, ring_lonlat(header), epoch, epoch, DEM)
+    item = new_item(_name(path), ring_lonlat(header), epoch, epoch, DEM)
     item.properties |= {
         "proj:code": header.crs,
         "ringmoe:role": "dem",
@@ -98,6 +98,11 @@ def dem_item(path: Path, height_reference: str = "ellipsoid") -> pystac.Item:
     item.assets["height"].extra_fields["unit"] = "m"
     declare_extensions(item)
     return item
+
+
+def _name(path: Path) -> str:
+    """Folder and file: rasters of one name in several folders are different rasters."""
+    return f"{path.resolve().parent.name}_{path.stem}"
 
 
 def _asset(path: Path, header: RasterHeader, nodata: float | None) -> pystac.Asset:

@@ -37,6 +37,8 @@ class Landscape:
     """2 m pixels over the region and its margin."""
     relief: Relief
     """Ground heights as a function of place."""
+    height_m: NDArray[np.float32]
+    """Ground heights on the grid (rows, cols)."""
     surfaces: Mapping[str, Surfaces]
     """Season to surface numbers (rows, cols)."""
     changes: NDArray[np.uint8]
@@ -104,7 +106,7 @@ def draw(region: Region, size_m: float, seed: int) -> Landscape:
         roof = (surfaces[season] == CODE["tile roof"]) | (surfaces[season] == CODE["grey roof"])
         standing[season] = np.where(roof, standing[season], typical).astype(np.float32)
     return Landscape(
-        region, size_m, seed, grid, ground, surfaces, _changes(surfaces), unit, standing, (*houses, *ships)
+        region, size_m, seed, grid, ground, height, surfaces, _changes(surfaces), unit, standing, (*houses, *ships)
     )
 
 
@@ -115,8 +117,8 @@ def _vegetation(f: _Frame, height: FloatArray, slope_deg: FloatArray) -> tuple[N
     wooded = wild > _quantile(wild, 0.66)
     meadows = (wild > _quantile(wild, 0.56)) | (slope_deg > 13.0)
     draw, kind = hashed(parcel, f.salt + "crop"), hashed(parcel, f.salt + "kind")
-    winter = np.select([kind < 0.42, kind < 0.62], [CODE["stubble"], CODE["ploughed"]], CODE["catch crop"])
-    summer = np.select([kind < 0.55, kind < 0.80], [CODE["maize"], CODE["root crop"]], CODE["sunflower"])
+    winter = np.select([kind < 0.50, kind < 0.76], [CODE["stubble"], CODE["ploughed"]], CODE["catch crop"])
+    summer = np.select([kind < 0.52, kind < 0.84], [CODE["maize"], CODE["root crop"]], CODE["sunflower"])
     grass = np.where(kind < 0.55, CODE["meadow"], CODE["pasture"])
     crop = np.select([draw < 0.40, draw < 0.74], [winter, summer], grass)
     needles = 0.9 * f.noise("needles", 500.0) + 1.1 * (height - np.median(height)) / (np.std(height) + 1.0)

@@ -69,7 +69,7 @@ def light(land: Landscape, season: str, at: Sun) -> NDArray[np.float32]:
     On a slope: AMBIENT + (1 - AMBIENT) max(cos i, 0) / cos(zenith), i the angle between the sun and the slope's normal;
     shadows of what stands above the ground fall up to 20 m.
     """
-    gy, gx = np.gradient(land.relief.height(land.grid), np.float32(FINE_M))
+    gy, gx = np.gradient(land.height_m, np.float32(FINE_M))
     gy = -gy
     zenith, azimuth = np.radians(at.zenith_deg), np.radians(at.azimuth_deg)
     tilt = np.tan(zenith) * (gx * np.sin(azimuth) + gy * np.cos(azimuth))
@@ -114,7 +114,7 @@ def growth(land: Landscape, season: str) -> Growth:
     rng = stream(land.seed, land.region.name, season, "grain")
     speck = gaussian_filter(rng.standard_normal(surface.shape, np.float32), 0.8) * np.float32(2.85)
     grain = np.array([s.grain for s in SURFACES], np.float32)[surface]
-    brightness = (1.0 + grain * speck) * (1.0 + 0.075 * hashed_normal(land.unit, f"{season} brightness"))
+    brightness = (1.0 + grain * speck) * (1.0 + 0.05 * hashed_normal(land.unit, f"{season} brightness"))
     return Growth(surface, amount, np.clip(brightness, 0.3, 2.0).astype(np.float32))
 
 

@@ -72,13 +72,12 @@ class Orbit:
     def abeam(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Zero-Doppler time in s and slant range in m of Earth-fixed points (..., 3): (P - S(t)) . V(t) = 0, by Newton."""
         t = np.zeros(points.shape[:-1])
-        for _ in range(5):
+        for _ in range(6):
             position, velocity = self.state(t)
-            later, earlier = self.state(t + 0.05)[1], self.state(t - 0.05)[1]
             line = points - position
             doppler = np.einsum("...i,...i", line, velocity)
-            slope = np.einsum("...i,...i", line, (later - earlier) / 0.1) - np.einsum("...i,...i", velocity, velocity)
-            t = t - doppler / slope
+            pull = -(self.rate**2) * np.einsum("...i,...i", line, position)
+            t = t - doppler / (pull - np.einsum("...i,...i", velocity, velocity))
         return t, np.linalg.norm(points - self.state(t)[0], axis=-1)
 
 
@@ -208,21 +207,29 @@ class Footing:
         known = np.stack([self.line.ravel()[::37], self.sample.ravel()[::37]], 1)
         fit = np.linalg.lstsq(basis, known, rcond=None)[0]
         back = np.linalg.inv(fit[1:].T)
-        first = back @ np.stack([line.ravel() - fit[0, 0], sample.ravel() - fit[0, 1]])
-        px, py = first[0] + x.mean(), first[1] + y.mean()
+        first = np.einsum("ij,j...->i...", back, np.stack([line - fit[0, 0], sample - fit[0, 1]]))
+        start = np.stack([first[0] + x.mean(), first[1] + y.mean()])
+        if line.ndim == 2 and min(line.shape) > 64:
+            nodes = [np.unique(np.append(np.arange(0, n, 6), n - 1)) for n in line.shape]
+            at = np.ix_(*nodes)
+            coarse = self._walk(start[:, *at], line[at], sample[at], back, tolerance)
+            where = np.meshgrid(*(np.interp(np.arange(n), k, np.arange(len(k))) for n, k in zip(line.shape, nodes, strict=True)),
+                                indexing="ij")  # fmt: skip
+            start = np.stack([map_coordinates(c, where, order=1) for c in coarse])
+        px, py = self._walk(start, line, sample, back, tolerance)
+        return px, py
+
+    def _walk(self, start: FloatArray, line: FloatArray, sample: FloatArray, back: FloatArray, tolerance: float
+              ) -> FloatArray:  # fmt: skip
+        at = start
         for _ in range(40):
-            row, col = self.ground.index(px, py)
-            misses = np.stack(
-                [
-                    line.ravel() - map_coordinates(self.line, [row, col], order=1, mode="nearest"),
-                    sample.ravel() - map_coordinates(self.sample, [row, col], order=1, mode="nearest"),
-                ]
-            )
-            step = back @ misses
-            px, py = px + 0.9 * step[0], py + 0.9 * step[1]
-            if np.quantile(np.abs(misses), 0.999) < tolerance:
+            where = self.ground.index(at[0], at[1])
+            seen = [map_coordinates(layer, where, order=1, mode="nearest") for layer in (self.line, self.sample)]
+            misses = np.stack([line - seen[0], sample - seen[1]])
+            at = at + 0.9 * np.einsum("ij,j...->i...", back, misses)
+            if np.quantile(np.abs(misses).ravel()[::7] if misses.size > 4000 else np.abs(misses), 0.999) < tolerance:
                 break
-        return px.reshape(line.shape), py.reshape(line.shape)
+        return at
 
 
 def stand(frame: Frame, ground: Ground) -> Footing:

@@ -15,7 +15,7 @@ from catalog.sandbox import orbit as geometry
 from catalog.sandbox import radar
 from catalog.sandbox.files import write_radar, write_text
 from catalog.sandbox.landscape import Landscape
-from catalog.sandbox.orbit import LIGHT_M_S, Frame, Ground, Orbit
+from catalog.sandbox.orbit import Frame, Ground, Orbit
 from catalog.sandbox.plan import Pass, Product
 from catalog.sandbox.radar import Look
 from catalog.sandbox.scattering import TERMS, gamma_speckle
@@ -199,7 +199,7 @@ def write(root: Path, land: Landscape, relief: Ground, echo: NDArray[np.float32]
             f"noise-{polarisation}": folder / "annotation" / "calibration" / f"noise-{stem}.xml",
             f"measurement-{polarisation}": folder / "measurement" / f"{stem}.tiff",
         }
-        gcps = [(p["line"] + 0.5, p["sample"] + 0.5, p["longitude"], p["latitude"], p["height"]) for p in where]
+        gcps = [(p["line"], p["sample"], p["longitude"], p["latitude"], p["height"]) for p in where]
         write_radar(parts[f"measurement-{polarisation}"], dn, gcps)
         write_text(parts[f"product-{polarisation}"], annotation(g, polarisation, i + 1, dn))
         write_text(parts[f"calibration-{polarisation}"], calibration(g, polarisation, i + 1, table, ABS_BETA))

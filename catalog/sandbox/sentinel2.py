@@ -78,26 +78,42 @@ class Scene:
         return f"{self.granule}/IMG_DATA/R{resolution}m/T{self.tile}_{self.sensing}_{band}_{resolution}m"
 
 
-def surface_reflectance(
-    ground: Growth, season: str, shade: FloatArray, fine: Grid, grid: Grid, shift_m: tuple[float, float]
-) -> NDArray[np.float32]:
-    """Noise-free reflectance of the ground on a grid, through a pixel of that size, (band, row, col) in BANDS."""
-    eye = optics.footprint(fine, grid, shift_m, BLUR * grid.step_m)
-    out = np.zeros((len(BANDS), grid.rows, grid.cols), np.float32)
-    for k, plane in enumerate(optics.abundances(ground, season, shade)):
-        out += SPECTRA[k][:, None, None] * optics.see(plane, eye)
-    return out
+@dataclass(frozen=True)
+class Views:
+    """Noise-free surface reflectance of one day, (band, row, col) in BANDS, through pixels of three kinds."""
+
+    truth: NDArray[np.float32]
+    """10 m, where it lies."""
+    ten: NDArray[np.float32]
+    """10 m, displaced."""
+    twenty: NDArray[np.float32]
+    """20 m, displaced."""
 
 
-def write(root: Path, land: Landscape, acquisition: Pass, ground: Growth, shade: FloatArray, at: Sun) -> Product:
+def views(land: Landscape, acquisition: Pass, ground: Growth, shade: FloatArray) -> Views:
+    """See the lit ground through the instrument's pixels."""
+    eyes = [
+        optics.footprint(land.grid, grid_over(land.region, land.size_m, step), shift, BLUR * step)
+        for step, shift in ((STEP_M, (0.0, 0.0)), (STEP_M, acquisition.shift_m), (2 * STEP_M, acquisition.shift_m))
+    ]
+    seen = [np.zeros((len(BANDS), e[0].shape[0], e[1].shape[0]), np.float32) for e in eyes]
+    for k, plane in enumerate(optics.abundances(ground, acquisition.season, shade)):
+        for out, eye in zip(seen, eyes, strict=True):
+            out += SPECTRA[k][:, None, None] * optics.see(plane, eye)
+    return Views(*seen)
+
+
+def write(root: Path, land: Landscape, acquisition: Pass, seen: Views, at: Sun) -> Product:
     """Write one product below a folder.
 
     Parameters
     ----------
     root
         The products' folder.
-    ground, shade
-        The land's growth and the light on it, both for the season and the sun of this acquisition.
+    seen
+        The land as the instrument sees it that day, without clouds and noise.
+    at
+        Position of the sun.
     """
     tile = mgrs_square(land.region.epsg, land.region.west_m, land.region.south_m)
     ten, twenty = (grid_over(land.region, land.size_m, s) for s in (STEP_M, 2 * STEP_M))
@@ -106,10 +122,9 @@ def write(root: Path, land: Landscape, acquisition: Pass, ground: Growth, shade:
     scene_of = Scene(acquisition, tile, at, ten, {})
     folder = root / scene_of.folder
     quality: NDArray[np.uint8] = np.zeros((1, 1), np.uint8)
-    for grid in (ten, twenty):
-        rho = surface_reflectance(ground, acquisition.season, shade, land.grid, grid, acquisition.shift_m)
-        rho, scl = _sky(rho, sky, grid)
-        rho += rng.standard_normal(rho.shape, np.float32) * (NOISE[0] + NOISE[1] * np.abs(rho))
+    for grid, clear in ((ten, seen.ten), (twenty, seen.twenty)):
+        rho, scl = _sky(clear, sky, grid)
+        rho = rho + rng.standard_normal(rho.shape, np.float32) * (NOISE[0] + NOISE[1] * np.abs(rho))
         outside = _outside(grid) if acquisition.wedge else np.zeros((grid.rows, grid.cols), bool)
         dn = np.clip(np.rint(rho * QUANTIFICATION) - OFFSET, 1, 65_535).astype(np.uint16)
         dn[:, outside], scl[outside] = 0, 0

@@ -16,7 +16,7 @@ from catalog.sandbox.files import write_map, write_text
 from catalog.sandbox.landscape import Landscape
 from catalog.sandbox.optics import Growth, Sun
 from catalog.sandbox.plan import Pass, Product
-from catalog.sandbox.regions import FINE_M, Grid, grid_over
+from catalog.sandbox.regions import FINE_M, STEP_M, Grid, grid_over
 from catalog.sandbox.spectra import SPECTRA
 
 FloatArray = NDArray[np.floating]
@@ -39,29 +39,31 @@ NOISE = 0.0025
 BLUR_M = 0.8
 
 
-def toa_reflectance(ground: Growth, season: str, shade: FloatArray, fine: Grid, grid: Grid, shift_m: tuple[float, float]
-                    ) -> NDArray[np.float32]:  # fmt: skip
-    """Noise-free top-of-atmosphere reflectance on a grid, (band, row, col) in CHANNELS."""
+def views(land: Landscape, acquisition: Pass, ground: Growth, shade: FloatArray
+          ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
+    """Noise-free top-of-atmosphere reflectance (band, row, col) in CHANNELS: at 10 m where it lies, at 2 m displaced."""
     rho = np.zeros((3, *ground.surface.shape), np.float32)
-    for k, plane in enumerate(optics.abundances(ground, season, shade)):
+    for k, plane in enumerate(optics.abundances(ground, acquisition.season, shade)):
         for b in range(3):
             rho[b] += SPECTRA[k, b] * plane
-    eye = optics.footprint(fine, grid, shift_m, BLUR_M if grid.step_m == fine.step_m else 0.35 * grid.step_m)
-    seen = np.stack([optics.see(layer, eye) for layer in rho])
     path, through = (np.array(v, np.float32)[:, None, None] for v in (PATH, TRANSMITTANCE))
-    return path + through * seen
+    seen = []
+    for step, shift, blur in ((STEP_M, (0.0, 0.0), 0.35 * STEP_M), (FINE_M, acquisition.shift_m, BLUR_M)):
+        eye = optics.footprint(land.grid, grid_over(land.region, land.size_m, step), shift, blur)
+        seen.append(path + through * np.stack([optics.see(layer, eye) for layer in rho]))
+    return seen[0], seen[1]
 
 
-def write(root: Path, land: Landscape, acquisition: Pass, ground: Growth, shade: FloatArray, at: Sun) -> Product:
+def write(root: Path, land: Landscape, acquisition: Pass, seen: NDArray[np.float32], at: Sun) -> Product:
     """Write one product below a folder.
 
+    `seen` is the noise-free reflectance at 2 m.
     DN = pi^-1 rho E cos(zenith) d^-2 effectiveBandwidth / (GAIN absCalFactor), the inverse of the law in the vendor's
     note on the radiometric use of WorldView-3 imagery with an offset of 0.
     """
     grid = grid_over(land.region, land.size_m, FINE_M)
-    rho = toa_reflectance(ground, acquisition.season, shade, land.grid, grid, acquisition.shift_m)
     rng = stream(land.seed, land.region.name, "worldview", acquisition.date)
-    rho += rng.standard_normal(rho.shape, np.float32) * np.float32(NOISE)
+    rho = seen + rng.standard_normal(seen.shape, np.float32) * np.float32(NOISE)
     counts = np.array(
         [
             e * np.cos(np.radians(at.zenith_deg)) / (np.pi * at.distance_au**2) * width / (gain * factor)

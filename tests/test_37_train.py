@@ -1,0 +1,183 @@
+"""The loop learns, repeats itself to the last bit, and stops when there is nothing to learn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ringmoe.backbone import RingMoE, RingMoEConfig
+from ringmoe.contract import BandSpec, DataContract, InputContract
+from ringmoe.errors import TrainingError
+from ringmoe.modality import Chips, Modality
+from ringmoe.objectives import MaskedModelling, Objective
+from ringmoe.tasks.segmentation import SegmentationConfig, Segmenter
+from ringmoe.train import TrainConfig, adapt, distil, fit, pretrain
+
+CONTRACT = DataContract(
+    {
+        m: InputContract(
+            m, "any", tuple(BandSpec(f"b{i}") for i in range(n)), "any", "1", t, (0.0,) * n, (1.0,) * n, (10, 10)
+        )
+        for m, n, t in ((Modality.MS, 4, "identity"), (Modality.SAR_L2, 2, "log"))
+    }
+)
+SMALL = RingMoEConfig(16, (1, 1, 1, 1), (1, 1, 2, 2), 4, (4, 4, 4, 2), specialized=2, collaborative=2)
+
+
+def chips(step: int, batch: int = 4, bands: int = 4, side: int = 64) -> Chips:
+    generator = torch.Generator().manual_seed(step)
+    coarse = torch.rand(batch, bands, side // 8, side // 8, generator=generator) + 0.1
+    pixels = coarse.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    return Chips(pixels, torch.ones(batch, side, side, dtype=torch.bool))
+
+
+def mixed(start: int = 0) -> Iterator[dict[Modality, Chips]]:
+    while True:
+        yield {Modality.MS: chips(start), Modality.SAR_L2: chips(start + 1000, 2, 2)}
+        start += 1
+
+
+def labelled(start: int = 0) -> Iterator[tuple[Chips, Tensor]]:
+    while True:
+        sample = chips(start)
+        labels = (sample.pixels_BCHW[:, 0] > sample.pixels_BCHW[:, 1]).long() + 1
+        labels[:, :4] = 0
+        yield sample, labels
+        start += 1
+
+
+def model(seed: int = 0) -> RingMoE:
+    torch.manual_seed(seed)
+    return RingMoE(SMALL, CONTRACT)
+
+
+def test_the_rate_warms_up_and_follows_a_cosine():
+    """Linear to the highest rate, half-way down at half the cosine, the final share at the last step."""
+    config = TrainConfig(steps=111, rate=2.0, warmup=10, final=0.1)
+    assert config.rate_at(0) == pytest.approx(0.2)
+    assert config.rate_at(9) == config.rate_at(10) == pytest.approx(2.0)
+    assert config.rate_at(60) == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))
+    assert config.rate_at(110) == pytest.approx(0.2)
+
+
+def test_two_runs_end_with_the_same_bits():
+    """Pre-training twice from one seed gives equal parameters and losses, whatever was drawn in between."""
+    runs = []
+    for noise in (1, 2):
+        backbone = model()
+        objective = MaskedModelling(Objective(backbone))
+        torch.rand(noise)
+        history = pretrain(backbone, objective, mixed(), TrainConfig(steps=4, warmup=2, threads=1))
+        runs.append((history.loss, list(backbone.state_dict().values())))
+    assert runs[0][0] == runs[1][0]
+    assert all(torch.equal(a, b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
+
+
+def test_pretraining_learns_and_counts():
+    """The loss falls, named terms are recorded per step, images are counted, watchers hear every step."""
+    backbone, heard = model(), []
+    config = TrainConfig(steps=30, rate=3e-3, warmup=5)
+    history = pretrain(backbone, MaskedModelling(Objective(backbone)), mixed(), config, heard.append)
+    assert sum(history.loss[-5:]) < 0.9 * sum(history.loss[:5])
+    assert history.images == 30 * 6
+    assert history.images_per_second > 0
+    assert [s.index for s in heard] == list(range(30))
+    assert len(history.terms["pixels/ms"]) == 30
+    assert not backbone.training
+
+
+def test_a_step_that_is_not_finite_leaves_the_weights_alone():
+    """A NaN loss is skipped and counted; the steps around it count."""
+    module = nn.Linear(2, 1)
+    before = []
+
+    def loss_of(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        before.append(module.weight.detach().clone())
+        loss = module(batch).square().mean()
+        return loss, {"square": loss}
+
+    batches = [torch.ones(3, 2), torch.full((3, 2), math.nan), torch.ones(3, 2)]
+    history = fit(module, loss_of, batches, TrainConfig(steps=3, warmup=1), size=len)
+    assert history.skipped == (1,)
+    assert len(history.loss) == 2
+    assert torch.equal(before[1], before[2])
+    assert torch.isfinite(module.weight).all()
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_too():
+    """A finite loss with an infinite gradient does not reach the weights."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    history = fit(
+        module, lambda b: (module(b).sqrt().sum(), {}), [torch.ones(1, 1)], TrainConfig(steps=1, warmup=1), size=len
+    )
+    assert history.skipped == (0,)
+    assert float(module.weight.detach()) == 0.0
+
+
+def test_training_stops_with_an_explanation_when_non_finite_steps_persist():
+    """Ten bad steps in a row are an error that names the term."""
+    module = nn.Linear(2, 1)
+    nans = iter(lambda: torch.full((3, 2), math.nan), None)
+    with pytest.raises(TrainingError, match="10 steps in a row") as caught:
+        fit(module, lambda b: (module(b).mean(), {"square": module(b).mean()}), nans, TrainConfig(steps=50), size=len)
+    assert "square" in str(caught.value)
+
+
+def test_batches_that_run_out_are_an_error():
+    """Two batches are not enough for three steps, and the error says so."""
+    module = nn.Linear(2, 1)
+    with pytest.raises(TrainingError, match="ran out"):
+        fit(module, lambda b: (module(b).mean(), {}), [torch.ones(1, 2)] * 2, TrainConfig(steps=3), size=len)
+
+
+def test_norms_biases_routers_and_scales_do_not_decay():
+    """With a gradient of zero, weight decay moves matrices and nothing else."""
+    backbone = model()
+    before = {n: p.detach().clone() for n, p in backbone.named_parameters()}
+
+    def nothing(batch: object) -> tuple[Tensor, dict[str, Tensor]]:
+        return sum((p * 0).sum() for p in backbone.parameters()), {}
+
+    fit(backbone, nothing, [0] * 2, TrainConfig(steps=2, warmup=1, weight_decay=0.5), size=lambda b: 1)
+    moved = {n for n, p in backbone.named_parameters() if not torch.equal(p, before[n])}
+    assert {"embed.ms.proj.weight", "stages.0.0.attention.qkv.weight", "stages.3.0.experts.experts.w1_ECH"} <= moved
+    for part in ("bias", "norm", "scale", "specialized.weight", "collaborative.weight", "token", "no_data"):
+        assert not [n for n in moved if part in n]
+
+
+def test_adapting_learns_labels_and_can_leave_the_backbone_alone():
+    """A segmenter learns a rule of two bands; frozen, not one bit of the backbone changes."""
+    segmenter = Segmenter(model(), SegmentationConfig(Modality.MS, ("low", "high"), width=16))
+    before = [p.detach().clone() for p in segmenter.backbone.parameters()]
+    history = adapt(segmenter, labelled(), TrainConfig(steps=25, rate=5e-3, warmup=3), freeze=True)
+    assert history.loss[-1] < 0.5 < history.loss[0]
+    assert all(torch.equal(a, b) for a, b in zip(before, segmenter.backbone.parameters(), strict=True))
+    assert all(p.requires_grad for p in segmenter.backbone.parameters())
+    adapt(segmenter, labelled(), TrainConfig(steps=2, warmup=1))
+    assert any(not torch.equal(a, b) for a, b in zip(before, segmenter.backbone.parameters(), strict=True))
+
+
+def test_a_student_comes_closer_to_its_teacher():
+    """Distillation lowers the error of features; the teacher's own error is zero and it never changes."""
+    teacher, student = model(0), model(1)
+    before = [p.detach().clone() for p in teacher.parameters()]
+    history = distil(student, teacher, mixed(), TrainConfig(steps=40, rate=3e-3, warmup=5))
+    assert sum(history.loss[-3:]) < 0.7 * sum(history.loss[:3])
+    assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
+    same = distil(model(0), teacher, mixed(), TrainConfig(steps=1, warmup=1))
+    assert same.loss[0] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_what_was_set_before_training_is_set_after():
+    """Deterministic mode, thread count and the random state come back, after an error too."""
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    with pytest.raises(TrainingError):
+        fit(nn.Linear(1, 1), lambda b: (b, {}), [], TrainConfig(steps=1, threads=1), size=len)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), state)
