@@ -122,7 +122,7 @@ def _picked(
     data: np.ndarray, quality: np.ndarray, look: np.ndarray, index: np.ndarray, time: np.ndarray
 ) -> tuple[np.ndarray, ...]:
     """The chosen date's pixels, and that date as first and last."""
-    any_look = look.any(axis=-1)
+    any_look = np.asarray(look.any(axis=-1))
     pixels = np.take_along_axis(data, index[..., None, None], axis=-2)[..., 0, :]
     pixels = np.where(any_look[..., None], pixels, np.nan).astype(data.dtype)
     own = np.take_along_axis(quality, index[..., None], axis=-1)[..., 0]

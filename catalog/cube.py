@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rioxarray  # noqa: F401  (registers the accessor .rio)
 import xarray as xr
 import zarr
 from affine import Affine
@@ -22,6 +23,7 @@ from catalog.sensors import USABLE, Band, Quality
 SCHEMA = 1
 """Version of the layout on disk; a cube of another version is refused."""
 
+_MARK = "ringmoe_cube"
 CHUNK = 256
 SHARD = 1024
 _JSON_ATTRS = ("bands", "scenes", "provenance", "coregistration", "geobox", "notes")
@@ -79,7 +81,7 @@ def assemble(
     Raises
     ------
     CubeError
-        When dimensions, dtypes or the count of bands or scenes contradict the description.
+        When dimensions, dtypes, or the count of bands, scenes or pixels contradict the description.
     """
     if data.dims != ("time", "band", "y", "x") or quality.dims != ("time", "y", "x"):
         raise CubeError(f"a cube is (time, band, y, x), this is {data.dims} with quality {quality.dims}")
@@ -91,6 +93,9 @@ def assemble(
         )
     if data.dtype not in (np.float32, np.complex64):
         raise CubeError(f"data is {data.dtype}", item=description.tile, enough="float32 or complex64")
+    if quality.dtype != np.uint8:
+        raise CubeError(f"quality is {quality.dtype}", item=description.tile, enough="uint8")
+    _check_shapes(description, data, quality, geolocation or {})
     attrs = {"units": description.units, "quantity": description.quantity, "long_name": description.quantity}
     flags = {
         "flag_values": [int(q) for q in Quality],
@@ -100,7 +105,7 @@ def assemble(
     keep = {"time": data["time"], "y": data["y"], "x": data["x"]}
     cube = xr.Dataset(
         {"data": data.drop_vars(list(data.coords)).assign_attrs(attrs)}
-        | {"quality": quality.drop_vars(list(quality.coords)).astype(np.uint8).assign_attrs(flags)}
+        | {"quality": quality.drop_vars(list(quality.coords)).assign_attrs(flags)}
         | {k: v.drop_vars(list(v.coords)) for k, v in (geolocation or {}).items()},
         coords=keep,
         attrs=_attributes(description),
@@ -111,10 +116,24 @@ def assemble(
     return cube.assign_coords(band=[b.name for b in description.bands])
 
 
+def _check_shapes(
+    description: Description, data: xr.DataArray, quality: xr.DataArray, geolocation: Mapping[str, xr.DataArray]
+) -> None:
+    pixels = (data.sizes["y"], data.sizes["x"])
+    shapes = {"quality": (quality.sizes["y"], quality.sizes["x"])} | {k: v.shape for k, v in geolocation.items()}
+    if description.geobox is not None:
+        shapes["the grid"] = tuple(description.geobox.shape)
+    for name, shape in shapes.items():
+        if shape != pixels:
+            raise CubeError(f"data has {pixels} pixels, {name} {shape}", item=description.tile, enough="one shape")
+    if quality.sizes["time"] != data.sizes["time"]:
+        raise CubeError("quality has another count of times than data", item=description.tile, enough="one per scene")
+
+
 def _attributes(description: Description) -> dict[str, Any]:
     geobox = description.geobox
     return {
-        "ringmoe_cube": SCHEMA,
+        _MARK: SCHEMA,
         "sensor": description.sensor,
         "modality": description.modality,
         "quantity": description.quantity,
@@ -136,7 +155,8 @@ def _attributes(description: Description) -> dict[str, Any]:
 def write(uri: str | Path, cube: xr.Dataset) -> None:
     """Write a whole cube as one Zarr 3 store; whatever half a store lay there is replaced.
 
-    Chunks hold every band of one date over 256 x 256 pixels; a shard holds up to 4 x 4 chunks.
+    Chunks hold every band of one date over 256 x 256 pixels; a shard holds up to 4 x 4 chunks. The mark by which `open`
+    knows a cube is written last, so that a store whose writer was killed is none.
     """
     path = Path(uri)
     if path.exists():
@@ -147,6 +167,7 @@ def write(uri: str | Path, cube: xr.Dataset) -> None:
     shard_x = side_x * min(SHARD // side_x or 1, math.ceil(nx / side_x))
     out = cube.drop_vars("band")
     out.attrs = {k: json.dumps(v, sort_keys=True) if k in _JSON_ATTRS else v for k, v in cube.attrs.items()}
+    schema = out.attrs.pop(_MARK)
     out["data"] = out["data"].chunk({"time": 1, "band": nb, "y": shard_y, "x": shard_x})
     out["quality"] = out["quality"].chunk({"time": 1, "y": shard_y, "x": shard_x})
     for name in ("data", "quality"):
@@ -161,6 +182,7 @@ def write(uri: str | Path, cube: xr.Dataset) -> None:
     if out["data"].dtype == np.float32:
         encoding["data"]["_FillValue"] = np.float32(np.nan)
     out.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
+    zarr.open_group(path, mode="r+").attrs[_MARK] = schema
 
 
 def open(uri: str | Path) -> xr.Dataset:
@@ -185,9 +207,9 @@ def open(uri: str | Path) -> xr.Dataset:
             enough="a Zarr store that an item of the catalogue names",
             todo="open cubes through their item; `ringmoe ingest` makes missing ones again",
         ) from error
-    if cube.attrs.get("ringmoe_cube") != SCHEMA or "data" not in cube:
+    if cube.attrs.get(_MARK) != SCHEMA or "data" not in cube:
         raise CubeError(
-            f"the store is no cube of schema {SCHEMA}",
+            f"the store is no whole cube of schema {SCHEMA}",
             item=str(uri),
             enough="a store written by `ringmoe ingest` of this version",
             todo="ingest the scenes again",

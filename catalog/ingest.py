@@ -102,10 +102,10 @@ def plan(
         When no scene covers a hundredth of any tile.
     """
     groups: dict[tuple[str, str], list[Scene]] = defaultdict(list)
-    places: dict[str, Tile | None] = {}
+    places: dict[tuple[str, str], Tile | None] = {}
     for scene in scenes:
         for name, tile in _places(scene, area, tile_m):
-            places[name] = tile
+            places[(scene.sensor, name)] = tile
             groups[(scene.sensor, name)].append(scene)
     if not groups:
         raise NothingFound(
@@ -117,7 +117,7 @@ def plan(
     units = []
     for (sensor, name), members in sorted(groups.items()):
         members.sort(key=lambda s: (s.datetime, s.id))
-        tile = places[name]
+        tile = places[(sensor, name)]
         reference = _reference(groups.get((REFERENCE_SENSOR, name), [])) if tile else None
         dem = _dem(dems, members[0]) if members[0].geolocation != "affine" else None
         units += [Unit(sensor, tile, batch, period, reference, dem, engine) for batch in _alike(members)]
@@ -145,8 +145,8 @@ def ingest(unit: Unit, ledger: Ledger) -> dict[str, Any]:
             dataset = build(unit)
             folder = ledger.attempt("cubes", unit.item_id)
             cube.write(folder / "cube.zarr", dataset)
-    except CatalogError as error:
-        ledger.fail(unit.item_id, "ingest", str(error))
+    except Exception as error:
+        ledger.fail(unit.item_id, "ingest", str(error) if isinstance(error, CatalogError) else repr(error))
         raise
     times = pd.to_datetime(dataset["time"].values).tz_localize("UTC")
     sources = publish.Sources(
@@ -222,12 +222,13 @@ def _places(scene: Scene, area: Geometry, tile_m: float) -> list[tuple[str, Tile
     """Names and tiles where a scene's pixels go within an area."""
     sensor = SENSORS[scene.sensor]
     footprint = Geometry(dict(scene.geometry), "EPSG:4326")
-    if footprint.intersection(area).is_empty:
+    inside = footprint.intersection(area)
+    if inside.is_empty:
         return []
     band = next(iter(scene.bands.values()))
     if scene.geolocation != "affine" and sensor.law == "complex-amplitude":
         return [(f"radar_{scene.id}", None)]
-    centre = footprint.centroid.coords[0]
+    centre = inside.centroid.coords[0]
     crs = band.crs if scene.geolocation == "affine" and band.crs else utm_crs(centre[0], centre[1])
     resolution = min(b.gsd_m for b in sensor.bands)
     if scene.geolocation == "affine" and not _on_utm_grid(scene, crs, resolution):
@@ -238,10 +239,10 @@ def _places(scene: Scene, area: Geometry, tile_m: float) -> list[tuple[str, Tile
             )
         own = native(finest.shape, finest.transform, finest.crs)
         return [(own.id, own)]
-    inside = footprint.intersection(area)
+    local = footprint.to_crs(crs)
     found: list[tuple[str, Tile | None]] = []
     for tile in tiles(inside, crs, resolution, tile_m=tile_m):
-        share = tile.geobox.extent.intersection(inside.to_crs(crs)).area / tile.geobox.extent.area
+        share = tile.geobox.extent.intersection(local).area / tile.geobox.extent.area
         if share >= LEAST_SHARE:
             found.append((tile.id, tile))
     return found
@@ -249,7 +250,7 @@ def _places(scene: Scene, area: Geometry, tile_m: float) -> list[tuple[str, Tile
 
 def _on_utm_grid(scene: Scene, crs: str, resolution_m: float) -> bool:
     code = int(crs.split(":")[-1]) if crs.split(":")[-1].isdigit() else 0
-    if scene.decimated or not (32601 <= code <= 32660 or 32701 <= code <= 32760):
+    if scene.decimated or scene.encoding != "dn" or not (32601 <= code <= 32660 or 32701 <= code <= 32760):
         return False
     transforms = [b.transform for b in scene.bands.values() if b.transform]
     return all(abs(t[1]) + abs(t[3]) < 1e-9 for t in transforms) and resolution_m > 0
@@ -304,8 +305,8 @@ def _shift(unit: Unit, scene: Scene) -> dict[str, Any] | None:
 
 
 def _relative(href: str, folder: Path) -> str:
-    """A link to a scene from a cube's folder; addresses on the web stay as they are."""
-    return href if "://" in href else Path(os.path.relpath(href, folder)).as_posix()
+    """A link to a scene from a cube's folder; addresses on the web, and bare ids, stay as they are."""
+    return href if "://" in href or not os.path.isabs(href) else Path(os.path.relpath(href, folder)).as_posix()
 
 
 def _plain(shift: coregister.Shift) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,9 +150,9 @@ class Ledger:
     def items(self, collection: str) -> Iterator[tuple[Path, dict[str, Any]]]:
         """Every finished unit of a collection, by id."""
         for folder in sorted((self.root / collection).glob("*/")):
-            path = folder / f"{folder.name}.json"
-            if path.exists():
-                yield path, json.loads(path.read_text())
+            item = self.done(collection, folder.name)
+            if item is not None:
+                yield folder / f"{folder.name}.json", item
 
     def dead_attempts(self) -> tuple[Path, ...]:
         """Attempt folders that no item names: what killed and repeated runs left behind."""
@@ -174,10 +175,14 @@ def write_whole(path: Path, value: Mapping[str, Any]) -> None:
     """Write JSON so that a reader, or a kill, sees all of it or nothing."""
     with no_space_left(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(draft, "w") as stream:
-            json.dump(value, stream, indent=1, sort_keys=True)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(draft, path)
+        draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            with open(draft, "w") as stream:
+                json.dump(value, stream, indent=1, sort_keys=True)
+                stream.write("\n")
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(draft, path)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise

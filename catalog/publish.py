@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -16,6 +21,8 @@ import rasterio
 import xarray as xr
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
+from rasterio._err import CPLE_BaseError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_translate
 from rio_cogeo.profiles import cog_profiles
@@ -154,7 +161,7 @@ def write_map(
     Raises
     ------
     PublishError
-        When blocks leave rows out or hold values that are no class.
+        When blocks leave rows out, do not fit the grid or hold values that are no class.
     """
     profile = {
         "driver": "GTiff",
@@ -173,7 +180,7 @@ def write_map(
     drafts = {name: path / f"{name}.draft.tif" for name in ("classes", "confidence")}
     counts, row = np.zeros(256, np.int64), 0
     with (
-        no_space_left(str(path)),
+        _room(path, box),
         rasterio.open(drafts["classes"], "w", nodata=0, **profile) as first,
         rasterio.open(drafts["confidence"], "w", nodata=255, **profile) as second,
     ):
@@ -181,6 +188,8 @@ def write_map(
             if block.y0 != row:
                 raise PublishError(f"rows {row} to {block.y0} of the map are missing or repeated", item=str(path))
             rows = block.classes.shape[0]
+            if row + rows > box.height or block.classes.shape[1] != box.width:
+                raise PublishError(f"rows {row} to {row + rows} do not fit {box.shape}", item=str(path))
             window = Window(0, row, box.width, rows)
             confidence = np.nan_to_num(block.probabilities.max(axis=0), nan=0.0)
             percent = np.where(block.classes == 0, 255, np.rint(confidence.clip(0, 1) * 100))
@@ -189,14 +198,15 @@ def write_map(
             counts += np.bincount(block.classes.ravel(), minlength=256)
             row += rows
             each(row)
-        first.write_colormap(1, {c.value: _rgb(c.colour) for c in classes if c.colour} or {0: (0, 0, 0, 0)})
+        if any(c.colour for c in classes):
+            first.write_colormap(1, {c.value: _rgb(c.colour) for c in classes if c.colour})
     if row != box.height:
         raise PublishError(f"the map ends at row {row} of {box.height}", item=str(path))
     strange = set(np.flatnonzero(counts).tolist()) - {0} - {c.value for c in classes}
     if strange:
         raise PublishError(f"the map holds values {sorted(strange)} that are no class", item=str(path))
     for name, draft in drafts.items():
-        with no_space_left(str(path)):
+        with _room(path, box):
             _to_cog(draft, path / f"{name}.tif", "nearest" if name == "classes" else "average")
             draft.unlink()
     return {c.name: int(counts[c.value]) for c in classes}
@@ -217,10 +227,10 @@ def map_item(
     item = _item("maps", item_id, footprint, sources, [PROJECTION, RASTER, CLASSIFICATION, FILE])
     item.properties |= dict(properties)
     _project(item, str(box.crs), box.shape, list(box.affine)[:6])
-    gsd = abs(box.resolution.x)
+    gsd = round(math.hypot(box.affine.a, box.affine.d), 9)
     listed = [
-        {"value": c.value, "name": c.name.replace(" ", "_"), "title": c.name, "description": c.name}
-        | ({"color_hint": c.colour} if c.colour else {})
+        {"value": c.value, "name": re.sub("[^0-9A-Za-z_-]+", "_", c.name), "title": c.name, "description": c.name}
+        | ({"color_hint": c.colour.upper()} if c.colour else {})
         for c in classes
     ]
     nothing = {"value": 0, "name": "no_data", "title": "no data", "description": "nothing measured", "nodata": True}
@@ -357,6 +367,7 @@ def _project(item: pystac.Item, crs: str, shape: Sequence[int], affine: Sequence
 def _dimensions(cube: xr.Dataset) -> dict[str, Any]:
     times = [str(t)[:19] + "Z" for t in cube["time"].values.astype("datetime64[s]")]
     box = cube.attrs["geobox"]
+    rotated = box is not None and (box["affine"][1] or box["affine"][3])
     dimensions: dict[str, Any] = {
         "time": {"type": "temporal", "values": times},
         "band": {"type": "bands", "values": [b["name"] for b in cube.attrs["bands"]]},
@@ -364,7 +375,7 @@ def _dimensions(cube: xr.Dataset) -> dict[str, Any]:
     for axis in ("y", "x"):
         values = cube[axis].values
         extent = [float(values.min()), float(values.max())]
-        if box is None:
+        if box is None or rotated:
             dimensions[axis] = {"type": "other", "extent": extent, "unit": "line" if axis == "y" else "pixel"}
         else:
             dimensions[axis] = {"type": "spatial", "axis": axis, "extent": extent}
@@ -384,6 +395,18 @@ def _file(folder: Path, name: str, title: str, kind: str, roles: list[str]) -> p
     path = folder / name
     fields = {"file:checksum": file_digest(path), "file:size": os.path.getsize(path)}
     return pystac.Asset(f"./{folder.name}/{name}", title=title, media_type=kind, roles=roles, extra_fields=fields)
+
+
+@contextmanager
+def _room(path: Path, box: GeoBox) -> Iterator[None]:
+    """GDAL forgets why it could not write: with less space free than the map may take, the disk is full."""
+    with no_space_left(str(path)):
+        try:
+            yield
+        except (RasterioError, CPLE_BaseError) as error:
+            if shutil.disk_usage(path).free < 4 * box.height * box.width + (1 << 20):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            raise
 
 
 def _to_cog(source: Path, target: Path, overview: Literal["nearest", "average"]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rasterio.rpc import RPC
 from catalog import read
 from catalog.calibrate import backscatter, complex_amplitude, lut, quality, reflectance
 from catalog.errors import CalibrationError, GeolocationError
-from catalog.geocode import RadarGrid, geocode, place_by_rpc
+from catalog.geocode import RadarGrid, bistatic_reference_s, geocode, place_by_rpc
 from catalog.grid import Tile
 from catalog.metadata import gaofen3, rpb, sentinel1, sentinel1_luts, sentinel2, worldview
 from catalog.metadata import landsat as landsat_metadata
@@ -332,7 +332,7 @@ def _radar_grid(scene: Scene) -> RadarGrid:
     role = next(r for r in sorted(scene.metadata) if r.startswith("annotation-"))
     note = sentinel1.read_annotation(Path(scene.metadata[role]))
     first = (np.datetime64(note.start.replace(tzinfo=None), "ns") - note.reference_time) / np.timedelta64(1, "s")
-    return RadarGrid(
+    grid = RadarGrid(
         orbit_time_s=note.orbit_time_s,
         orbit_position_m=note.orbit_position_m,
         orbit_velocity_m_s=note.orbit_velocity_m_s,
@@ -345,6 +345,11 @@ def _radar_grid(scene: Scene) -> RadarGrid:
         lines=note.lines,
         samples=note.samples,
     )
+    points = note.geolocation
+    bulk_s = bistatic_reference_s(
+        grid, points.line.ravel(), points.azimuth_time_s.ravel(), points.slant_range_time_s.ravel()
+    )
+    return replace(grid, bistatic_reference_s=bulk_s)
 
 
 def _heights(dem: Raster, grid: GeoBox) -> xr.DataArray:

@@ -16,6 +16,7 @@ from flows import segment
 from flows.models import Draft, device, once, open_checkpoint, told
 from flows.refs import AdaptRequest, ItemRef, Where
 from flows.select import classes_of, of_sensor
+from flows.stac import labels_to_learn
 from ringmoe.modality import Modality
 from ringmoe.tasks.segmentation import SegmentationConfig, Segmenter, balanced
 from ringmoe.train import TrainConfig
@@ -75,14 +76,13 @@ def make(
 
 
 @task(name="adapt", cache_policy=NO_CACHE)
-def adapt_task(
-    parent: ItemRef, cubes: list[ItemRef], labels: list[Raster], request: AdaptRequest, where: Where
-) -> ItemRef:
+def adapt_task(parent: ItemRef, cubes: list[ItemRef], request: AdaptRequest, where: Where) -> ItemRef:
     """One checkpoint, on the GPU where there is one."""
+    labels = labels_to_learn(where, request.area, request.period)
     return once(draft(parent, cubes, labels, request, where), Ledger(where.published))
 
 
-@flow(name="adapt", validate_parameters=False)
-def adapt(parent: ItemRef, cubes: list[ItemRef], labels: list[Raster], request: AdaptRequest, where: Where) -> ItemRef:
+@flow(name="adapt")
+def adapt(parent: ItemRef, cubes: list[ItemRef], request: AdaptRequest, where: Where) -> ItemRef:
     """A pre-trained checkpoint and labels to a model that maps; one already made is only looked up."""
-    return adapt_task(parent, cubes, labels, request, where)
+    return adapt_task(parent, cubes, request, where)

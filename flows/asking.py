@@ -13,12 +13,11 @@ import pystac
 from odc.geo.geom import Geometry
 
 from catalog.errors import CatalogError, GridError, NothingFound
-from catalog.search import Raster
 from catalog.sensors import SENSORS
 from flows import recipes
-from flows.ingest import find_labels, stac_api
 from flows.refs import AdaptRequest, Area, IngestRequest, Period, RunRequest, Where
 from flows.settings import Settings
+from flows.stac import label_rasters
 
 Failed = list[tuple[str, str]]
 """Folders that could not be registered, each with its reason."""
@@ -162,26 +161,6 @@ def adapt_request(
     )
 
 
-def labels(settings: Settings, area: Area, period: Period) -> list[Raster]:
-    """Registered label rasters of an area and a period.
-
-    Raises
-    ------
-    NothingFound
-        When there is none.
-    """
-    with stac_api(where(settings)) as url:
-        found = list(find_labels(area, period, url))
-    if not found:
-        raise NothingFound(
-            f"no label raster lies in {area.name} within {period}",
-            item=str(settings.scenes),
-            enough="one registered label raster",
-            todo="register one: `ringmoe register --labels FILE`",
-        )
-    return found
-
-
 def sandbox_run(settings: Settings, *, seed: int, size_px: int, quick: bool) -> tuple[RunRequest, Failed]:
     """Make and register the sandbox, then ask for all of it."""
     made = recipes.make_sandbox(settings, seed=seed, size_px=size_px)
@@ -204,8 +183,7 @@ def products_run(
     _, failed = recipes.register_once(settings, products, label_files, dems)
     extent, days = _extent(settings)
     area, period = Area.box(extent, "everything registered"), Period(start=days[0], end=days[1])
-    with stac_api(where(settings)) as url:
-        labelled = bool(find_labels(area, period, url))
+    labelled = bool(label_rasters(where(settings), area, period))
     request = recipes.products_run(
         settings,
         area,

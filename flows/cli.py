@@ -96,7 +96,8 @@ def search(
 ) -> None:
     """Find scenes of an area and a period."""
     from flows import asking
-    from flows.ingest import find, stac_api
+    from flows.ingest import find
+    from flows.stac import stac_api
 
     settings = settings_of(home)
     request = asking.ingest_request(settings, bbox, area, start, end, sensor)
@@ -128,7 +129,7 @@ def ingest(
     settings = settings_of(home)
     request = asking.ingest_request(settings, bbox, area, start, end, sensor, tile_m=tile, engine=engine)
     with terminal.bars():
-        cubes = flow(request, asking.where(settings))
+        cubes = flow(request, asking.where(settings)).cubes
     _report_items("Cubes", cubes, json)
 
 
@@ -175,10 +176,9 @@ def adapt(
 
     settings = settings_of(home)
     request = asking.adapt_request(settings, bbox, area, start, end, sensor, steps)
-    labels = asking.labels(settings, request.area, request.period)
     with terminal.bars():
         parent = shelf.model(asking.where(settings), "pretrain", model)
-        made = flow(parent, shelf.cubes(asking.where(settings), request.area), labels, request, asking.where(settings))
+        made = flow(parent, shelf.cubes(asking.where(settings), request.area), request, asking.where(settings))
     _report_items("Model", [made], json)
 
 
@@ -203,13 +203,10 @@ def prune(
 
     settings = settings_of(home)
     task = asking.adapt_request(settings, bbox, area, start, end, sensor, 0)
-    labels = asking.labels(settings, task.area, task.period)
     request = PruneRequest.model_validate({"method": method, "steps": steps})
     with terminal.bars():
         parent = shelf.model(asking.where(settings), "adapt", model)
-        made = flow(
-            parent, shelf.cubes(asking.where(settings), task.area), labels, request, task, asking.where(settings)
-        )
+        made = flow(parent, shelf.cubes(asking.where(settings), task.area), request, task, asking.where(settings))
     _report_items("Model", [made], json)
 
 

@@ -22,7 +22,7 @@ from catalog.ledger import Ledger, file_digest, no_space_left, unit_id
 from catalog.publish import MapClass
 from flows import progress, score, segment
 from flows.models import device, open_checkpoint
-from flows.refs import InferRequest, ItemRef, Where
+from flows.refs import AdaptRequest, InferRequest, ItemRef, Where
 from flows.select import by_grid, composites, mosaic, of_sensor
 from ringmoe.infer import Tiling, predict, reader
 
@@ -126,7 +126,7 @@ def _tables(
     request: InferRequest,
 ) -> tuple[list[Path], dict[str, Any]]:
     """Areas per class, areas per parcel, and the score; as files and as properties of the item."""
-    pixel_ha = abs(box.affine.a * box.affine.e - box.affine.b * box.affine.d) / 1e4 if box.crs is not None and box.crs.projected else np.nan
+    pixel_ha = pixel_area_ha(box)
     areas = pd.DataFrame({"class": list(pixels), "pixels": list(pixels.values())})
     areas["area_ha"] = (areas["pixels"] * pixel_ha).round(4)
     areas.to_csv(folder / "areas.csv", index=False)
@@ -148,11 +148,19 @@ def _tables(
     if request.parcels:
         parcels = gpd.read_file(request.parcels)
         names = {c.value: c.name for c in classes}
-        confusion = np.array(scored["confusion"]) if scored else None
+        confusion = np.array(scored["confusion"]).T if scored else None  # rows become the map's classes
         table = zones.areas(folder / "classes.tif", parcels, names, confusion=confusion)
         table.to_csv(folder / "parcels.csv", index=False)
         tables.append(folder / "parcels.csv")
     return tables, properties
+
+
+def pixel_area_ha(box: GeoBox) -> float:
+    """Hectares of one pixel on the grid; NaN where the grid is in degrees."""
+    if box.crs is None or not box.crs.projected:
+        return float("nan")
+    a = box.affine
+    return float(abs(a.a * a.e - a.b * a.d) / 1e4)
 
 
 def reference_of(item: dict[str, Any], ledger: Ledger, *, fresh: bool) -> ItemRef:
@@ -174,22 +182,27 @@ def _relative(ref: ItemRef) -> str:
 
 
 def _span(pieces: Sequence[xr.Dataset]) -> tuple[datetime, datetime]:
-    starts = [pd.Timestamp(p.attrs["first_date"]) for p in pieces]
-    ends = [pd.Timestamp(p.attrs["last_date"]) for p in pieces]
-    return (min(starts).to_pydatetime().replace(tzinfo=UTC), max(ends).to_pydatetime().replace(tzinfo=UTC))
+    """First and last instant of the looks composited."""
+    days = [day for piece in pieces for day in str(piece.attrs["period"]).split("/")]
+    first, last = pd.Timestamp(min(days)), pd.Timestamp(max(days)) + pd.Timedelta(days=1, seconds=-1)
+    return first.to_pydatetime().replace(tzinfo=UTC), last.to_pydatetime().replace(tzinfo=UTC)
 
 
 @task(name="infer", cache_policy=NO_CACHE)
 def infer_task(
-    model: ItemRef, cubes: list[ItemRef], truth: score.Truth | None, request: InferRequest, where: Where
+    model: ItemRef, cubes: list[ItemRef], request: InferRequest, where: Where, trained: AdaptRequest | None
 ) -> list[ItemRef]:
     """Maps of an area, on the GPU where there is one."""
+    truth = score.truth_of(cubes, request, trained, where) if trained else None
     return maps(model, cubes, truth, request, where)
 
 
-@flow(name="infer", validate_parameters=False)
+@flow(name="infer")
 def infer(
-    model: ItemRef, cubes: list[ItemRef], request: InferRequest, where: Where, truth: score.Truth | None = None
+    model: ItemRef, cubes: list[ItemRef], request: InferRequest, where: Where, trained: AdaptRequest | None = None
 ) -> list[ItemRef]:
-    """A model over every cube of an area; maps already made are only looked up."""
-    return infer_task(model, cubes, truth, request, where)
+    """A model over every cube of an area; maps already made are only looked up.
+
+    Where `trained` says what the model learned from, and labels lie in the area, maps are scored against them.
+    """
+    return infer_task(model, cubes, request, where, trained)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,18 @@ from odc.geo.geom import Geometry
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
+from prefect.utilities.annotations import quote
+from pydantic import BaseModel, ConfigDict
 
 from catalog import cube
 from catalog import ingest as units
 from catalog.errors import AssetError, CatalogError, ServiceError
 from catalog.ledger import Ledger
 from catalog.scene import Scene
-from catalog.search import Raster, dems, labels, search
-from catalog.serve import served
+from catalog.search import dems, search
 from flows import progress
-from flows.refs import Area, IngestRequest, ItemRef, Period, Where
-
-
-@contextmanager
-def stac_api(where: Where) -> Iterator[str]:
-    """The address of the STAC API to search: the one given, or the registered scenes served on this machine."""
-    with nullcontext(where.stac_url) if where.stac_url else served(where.scenes) as url:
-        yield str(url)
+from flows.refs import IngestRequest, ItemRef, Where
+from flows.stac import stac_api
 
 
 def find(request: IngestRequest, where: Where, url: str) -> tuple[Scene, ...]:
@@ -39,11 +33,6 @@ def find(request: IngestRequest, where: Where, url: str) -> tuple[Scene, ...]:
         end=request.period.end,
         sensors=request.sensors,
     )
-
-
-def find_labels(area: Area, period: Period, url: str) -> tuple[Raster, ...]:
-    """Label rasters that touch an area, dated within a period."""
-    return labels(url, geometry=area.geometry, start=period.start, end=period.end)
 
 
 def plan(request: IngestRequest, scenes: tuple[Scene, ...], url: str) -> tuple[units.Unit, ...]:
@@ -85,20 +74,30 @@ def _cause(state: Any) -> BaseException | None:
     return data if isinstance(data, BaseException) else None
 
 
-@flow(name="ingest units", validate_parameters=False)
-def ingest_units(pending: list[units.Unit], published: Path, total: int) -> list[ItemRef]:
-    """Make cubes on Dask workers; one that fails does not stop the others."""
-    futures = {ingest_unit.submit(unit, published): unit for unit in pending}
+def ingest_units(pending: Sequence[units.Unit], where: Where, total: int) -> list[ItemRef]:
+    """Make cubes on Dask workers; one that fails does not stop the others.
+
+    Raises
+    ------
+    CatalogError
+        Naming every unit that failed, after all others are done.
+    """
     made: list[ItemRef] = []
     failed: list[tuple[units.Unit, BaseException]] = []
-    for count, future in enumerate(as_completed(list(futures)), start=1):
-        result: Any = future.result(raise_on_failure=False)
-        unit = futures[future]
-        if isinstance(result, BaseException):
-            failed.append((unit, result))
-        else:
-            made.append(result)
-        progress.tell("ingest", total - len(pending) + count, total, unit.item_id)
+    with runner(where) as workers:
+        # quote: Prefect would look into a unit for futures, geometry and all
+        futures = {
+            workers.submit(ingest_unit, parameters={"unit": quote(unit), "published": where.published}): unit
+            for unit in pending
+        }
+        for count, future in enumerate(as_completed(list(futures)), start=1):
+            result: Any = future.result(raise_on_failure=False)
+            unit = futures[future]
+            if isinstance(result, BaseException):
+                failed.append((unit, result))
+            else:
+                made.append(result)
+            progress.tell("ingest", total - len(pending) + count, total, unit.item_id)
     if failed:
         raise _summary(failed, len(made))
     return made
@@ -120,24 +119,37 @@ def _summary(failed: list[tuple[units.Unit, BaseException]], made: int) -> BaseE
     )
 
 
-@flow(name="ingest", validate_parameters=False)
-def ingest(request: IngestRequest, where: Where, planned: tuple[units.Unit, ...] | None = None) -> list[ItemRef]:
+class Ingested(BaseModel):
+    """What an ingest found and made."""
+
+    model_config = ConfigDict(frozen=True)
+
+    scenes: dict[str, int]
+    """Scenes found per sensor."""
+    cubes: list[ItemRef]
+    """One per sensor and tile, by id."""
+
+
+@flow(name="ingest")
+def ingest(request: IngestRequest, where: Where) -> Ingested:
     """Cubes of an area and a period; those already made are only looked up."""
-    if planned is None:
-        with stac_api(where) as url:
-            planned = plan(request, find(request, where, url), url)
+    with stac_api(where) as url:
+        scenes = find(request, where, url)
+        planned = plan(request, scenes, url)
     ledger = Ledger(where.published)
-    found, pending = [], []
+    cubes: list[ItemRef] = []
+    pending: list[units.Unit] = []
     for unit in planned:
         item = ledger.done("cubes", unit.item_id)
         if item is None:
             pending.append(unit)
         else:
-            found.append(reference_of(item, ledger.item_path("cubes", unit.item_id), fresh=False))
-    progress.tell("ingest", len(found), len(planned), f"{len(found)} done before")
+            cubes.append(reference_of(item, ledger.item_path("cubes", unit.item_id), fresh=False))
+    progress.tell("ingest", len(cubes), len(planned), f"{len(cubes)} done before")
     if pending:
-        found += ingest_units.with_options(task_runner=runner(where))(pending, where.published, len(planned))
-    return sorted(found, key=lambda ref: ref.id)
+        cubes += ingest_units(pending, where, len(planned))
+    counts = {sensor: sum(s.sensor == sensor for s in scenes) for sensor in request.sensors}
+    return Ingested(scenes=counts, cubes=sorted(cubes, key=lambda ref: ref.id))
 
 
 def runner(where: Where) -> Any:

@@ -9,8 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import shapely
 import torch
-from odc.geo.geom import Geometry, unary_union
+from odc.geo.geom import Geometry
+from shapely.geometry import shape
 
 from catalog import publish
 from catalog.errors import Refusal
@@ -148,8 +150,8 @@ def _extent(refs: Sequence[ItemRef]) -> tuple[tuple[datetime, datetime], dict[st
     items = [_record(r) for r in refs]
     starts = [datetime.fromisoformat(i["properties"]["start_datetime"]) for i in items]
     ends = [datetime.fromisoformat(i["properties"]["end_datetime"]) for i in items]
-    union = unary_union([Geometry(i["geometry"], "EPSG:4326") for i in items])
-    return (min(starts), max(ends)), publish.lonlat(union.convex_hull)
+    hull = shapely.unary_union([shape(i["geometry"]) for i in items]).convex_hull
+    return (min(starts), max(ends)), publish.lonlat(Geometry(hull, "EPSG:4326"))
 
 
 def _record(ref: ItemRef) -> dict[str, Any]:

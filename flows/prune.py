@@ -19,6 +19,7 @@ from flows import segment
 from flows.models import Draft, device, once, open_checkpoint, told
 from flows.refs import AdaptRequest, ItemRef, PruneRequest, Where
 from flows.select import of_sensor
+from flows.stac import labels_to_learn
 from ringmoe.backbone import RingMoE
 from ringmoe.data import LabelledSampler
 from ringmoe.modality import Batch
@@ -132,25 +133,16 @@ def _chips(sampler: LabelledSampler, teacher: Segmenter) -> Iterator[Batch]:
 
 @task(name="prune", cache_policy=NO_CACHE)
 def prune_task(
-    parent: ItemRef,
-    cubes: list[ItemRef],
-    labels: list[Raster],
-    request: PruneRequest,
-    task_request: AdaptRequest,
-    where: Where,
+    parent: ItemRef, cubes: list[ItemRef], request: PruneRequest, task_request: AdaptRequest, where: Where
 ) -> ItemRef:
     """One smaller checkpoint, on the GPU where there is one."""
+    labels = labels_to_learn(where, task_request.area, task_request.period)
     return once(draft(parent, cubes, labels, request, task_request, where), Ledger(where.published))
 
 
-@flow(name="prune", validate_parameters=False)
+@flow(name="prune")
 def prune(
-    parent: ItemRef,
-    cubes: list[ItemRef],
-    labels: list[Raster],
-    request: PruneRequest,
-    task_request: AdaptRequest,
-    where: Where,
+    parent: ItemRef, cubes: list[ItemRef], request: PruneRequest, task_request: AdaptRequest, where: Where
 ) -> ItemRef:
     """An adapted model to a small dense one; one already made is only looked up."""
-    return prune_task(parent, cubes, labels, request, task_request, where)
+    return prune_task(parent, cubes, request, task_request, where)

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
 import xarray as xr
-from pydantic import BaseModel, ConfigDict
 
 from catalog.search import Raster
 from flows import segment
-from flows.refs import AdaptRequest, Area, ItemRef
+from flows.refs import AdaptRequest, Area, InferRequest, ItemRef, Where
 from flows.select import classes_of, inside, label_grid, of_sensor
+from flows.stac import label_rasters
 from ringmoe.data import chips_from
 from ringmoe.evaluate import NearestCentroid, confusion_matrix, scores
 
 
-class Truth(BaseModel):
+@dataclass(frozen=True)
+class Truth:
     """What a map is scored against, and what its baseline may learn from."""
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-
     area: Area
-    """Only pixels within are scored; it must not touch the area trained on."""
+    """Only pixels within, and outside the area trained on, are scored."""
     labels: tuple[Raster, ...]
     """Label rasters over the scored area."""
     train_labels: tuple[Raster, ...]
@@ -44,6 +44,15 @@ class Truth(BaseModel):
         }
 
 
+def truth_of(cubes: Sequence[ItemRef], request: InferRequest, trained: AdaptRequest, where: Where) -> Truth | None:
+    """Labels over the mapped area that were not learned from; None where there are none."""
+    held_out = label_rasters(where, request.area, request.period)
+    if not held_out:
+        return None
+    learned = label_rasters(where, trained.area, trained.period)
+    return Truth(request.area, held_out, learned, tuple(cubes), trained)
+
+
 def against_truth(classes: Path, whole: xr.Dataset, truth: Truth) -> dict[str, Any] | None:
     """Accuracy, IoU and confusion of a map and of the baseline, on the same pixels; None where no label lies.
 
@@ -54,7 +63,8 @@ def against_truth(classes: Path, whole: xr.Dataset, truth: Truth) -> dict[str, A
     whole
         The mosaic that was mapped, `data` (band, y, x).
     """
-    labels = np.where(inside(whole, truth.area), label_grid(truth.labels, whole), 0)
+    scored = inside(whole, truth.area) & ~inside(whole, truth.train.area)
+    labels = np.where(scored, label_grid(truth.labels, whole), 0)
     if not labels.any():
         return None
     with rasterio.open(classes) as source:

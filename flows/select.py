@@ -13,7 +13,7 @@ from odc.geo.geom import Geometry
 from shapely.geometry import shape
 
 from catalog import cube
-from catalog.composite import composite
+from catalog.composite import Method, composite
 from catalog.errors import MetadataError, NothingFound
 from catalog.grid import whole
 from catalog.read import read_raster
@@ -46,7 +46,7 @@ def within(cubes: Sequence[ItemRef], area: Area) -> list[xr.Dataset]:
     return found
 
 
-def looks(dataset: xr.Dataset, period: Period, method: str = "median") -> xr.Dataset | None:
+def looks(dataset: xr.Dataset, period: Period, method: Method = "median") -> xr.Dataset | None:
     """The composite of a cube's looks within a period, dims (band, y, x); None where it has no look then."""
     start, end = pd.Timestamp(period.start), pd.Timestamp(period.end) + pd.Timedelta(days=1)
     chosen = (dataset["time"] >= start.to_datetime64()) & (dataset["time"] < end.to_datetime64())
@@ -55,7 +55,7 @@ def looks(dataset: xr.Dataset, period: Period, method: str = "median") -> xr.Dat
     return composite(dataset.isel(time=np.flatnonzero(chosen.values)), method=method)
 
 
-def composites(cubes: Sequence[ItemRef], area: Area, period: Period, method: str = "median") -> list[xr.Dataset]:
+def composites(cubes: Sequence[ItemRef], area: Area, period: Period, method: Method = "median") -> list[xr.Dataset]:
     """Composites of the cubes that touch an area and have looks in a period.
 
     Raises

@@ -27,7 +27,7 @@ PAPER_MIX: Mapping[Modality, float] = MappingProxyType(
 )
 """Share of each modality among the chips, as in the paper."""
 
-EQUAL_MIX: Mapping[Modality, float] = MappingProxyType({m: 0.25 for m in Modality})
+EQUAL_MIX: Mapping[Modality, float] = MappingProxyType(dict.fromkeys(Modality, 0.25))
 """The same share for every modality."""
 
 _GOLDEN = (5**0.5 - 1) / 2
@@ -66,7 +66,7 @@ def chips_from(piece: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
         parts = np.stack([values.real, values.imag], axis=1)
         values = parts.reshape(-1, *values.shape[1:])
     pixels = np.ascontiguousarray(values, dtype=np.float32)
-    valid = np.isfinite(pixels).all(axis=0)
+    valid = np.asarray(np.isfinite(pixels).all(axis=0))
     if "quality" in piece:
         quality = np.asarray(piece["quality"].transpose("y", "x").values)
         valid &= np.isin(quality, [int(q) for q in USABLE])

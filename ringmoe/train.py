@@ -1,100 +1,19 @@
-"""The loop: pre-training, adapting to a task, recovering what pruning lost."""
+"""Pre-training, adapting to a task, recovering what pruning lost."""
 
 # Shape suffixes: B images, C channels, H rows, W columns.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ringmoe.errors import TrainingError
+from ringmoe.loop import History, Loss, Step, TrainConfig, device_of, fit
 from ringmoe.modality import Batch, Chips, Modality
-from ringmoe.moe import Router
 
-T = TypeVar("T")
-Loss = tuple[Tensor, Mapping[str, Tensor]]
-"""What is minimised, and the named terms it is the sum of."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a model is trained."""
-
-    steps: int = 300
-    """Batches to learn from."""
-    rate: float = 1e-3
-    """Highest learning rate."""
-    warmup: int = 20
-    """Steps of linear warm-up; a cosine follows."""
-    final: float = 0.02
-    """Learning rate at the last step, as a share of the highest."""
-    weight_decay: float = 0.05
-    """Decoupled decay of matrices; norms, biases, scales, routers and position-bias networks have none."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of AdamW's two moments."""
-    clip: float = 5.0
-    """Largest norm of a step's gradient."""
-    patience: int = 10
-    """Steps in a row that may be non-finite before training stops."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """What autocast computes in; weights and moments stay float32."""
-    seed: int = 0
-    """Of everything drawn at random; the draws of a step depend on seed and step alone."""
-    threads: int | None = None
-    """CPU threads; the sum of a product depends on them. None leaves them as they are."""
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate of a step: linear to `rate` over the warm-up, then half a cosine down to `final * rate`."""
-        if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(self.steps - self.warmup - 1, 1)
-        return self.rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step, as told to whoever watches."""
-
-    index: int
-    """From 0."""
-    loss: float
-    """What was minimised; not finite where the step was skipped."""
-    terms: Mapping[str, float]
-    """The named terms of the loss."""
-    rate: float
-    """Learning rate."""
-    images: int
-    """Images in the batch."""
-    skipped: bool
-    """True where loss or gradient was not finite and the weights were left alone."""
-
-
-@dataclass(frozen=True)
-class History:
-    """What a training run did."""
-
-    loss: tuple[float, ...]
-    """Loss of every step that counted."""
-    terms: Mapping[str, tuple[float, ...]]
-    """The same per named term; a step whose batch lacks a term is missing from it."""
-    skipped: tuple[int, ...]
-    """Steps whose loss or gradient was not finite."""
-    images: int
-    """Images seen."""
-    seconds: float
-    """Wall time; it is measured, so it is not the same twice."""
-
-    @property
-    def images_per_second(self) -> float:
-        """Images seen per second of wall time, loading included."""
-        return self.images / max(self.seconds, 1e-9)
+__all__ = ["History", "Step", "TrainConfig", "adapt", "distil", "fit", "pretrain"]
 
 
 def pretrain(
@@ -121,7 +40,7 @@ def pretrain(
         When the loss is not finite `config.patience` steps in a row, or batches run out.
     """
     trained = nn.ModuleList([model, objective] if isinstance(objective, nn.Module) else [model])
-    device = _device(model)
+    device = device_of(model)
     return fit(
         trained,
         lambda batch: objective(model, {m: chips.to(device) for m, chips in batch.items()}),
@@ -135,7 +54,9 @@ def pretrain(
 class Task(Protocol):
     """What `adapt` asks of a model with a head: rooms of `ringmoe.tasks` are such."""
 
-    backbone: nn.Module
+    @property
+    def backbone(self) -> nn.Module:
+        """What the head stands on."""
 
     def loss(self, chips: Chips, target: Tensor) -> Loss:
         """What is minimised for labelled chips, and its named terms."""
@@ -161,7 +82,7 @@ def adapt(
         Leave the backbone as it is.
     """
     assert isinstance(task, nn.Module)
-    device = _device(task)
+    device = device_of(task)
     wanted = [p.requires_grad for p in task.backbone.parameters()]
     try:
         if freeze:
@@ -198,7 +119,7 @@ def distil(
     batches
         Chips of modalities that both know, at least `config.steps` of them.
     """
-    device = _device(student)
+    device = device_of(student)
     teacher.eval()
 
     def loss_of(batch: Batch) -> Loss:
@@ -218,161 +139,3 @@ def _feature_error(got: Mapping[Modality, tuple[Tensor, ...]], wanted: Mapping[M
             spread = target_BCHW.var(dim=(0, 2, 3), correction=0).mean().clamp_min(1e-6)
             terms[f"{modality.value}/stage{stage}"] = (mine_BCHW.float() - target_BCHW).square().mean() / spread
     return torch.stack(list(terms.values())).mean(), terms
-
-
-def fit(
-    module: nn.Module,
-    loss_of: Callable[[T], Loss],
-    batches: Iterable[T],
-    config: TrainConfig,
-    *,
-    size: Callable[[T], int],
-    on_step: Callable[[Step], None] | None = None,
-) -> History:
-    """AdamW with warm-up, cosine and clipping over whatever a loss can be taken of; deterministic on a CPU.
-
-    Non-finite steps leave the weights alone and are counted. Two calls with equal weights, batches, configuration and
-    threads end with equal bits.
-
-    Parameters
-    ----------
-    module
-        Holder of the parameters that are trained, in place; those that need no gradient are left alone.
-    loss_of
-        Loss and named terms of one batch.
-    size
-        Images in one batch.
-    on_step
-        Told of every step, after it.
-
-    Raises
-    ------
-    TrainingError
-        When `config.patience` steps in a row are not finite, or batches run out.
-    """
-    optimiser = torch.optim.AdamW(_groups(module, config.weight_decay), lr=config.rate, betas=config.betas, fused=True)
-    source = iter(batches)
-    device = _device(module)
-    record = _Record()
-    start = time.perf_counter()
-    with _reproducible(config, device):
-        module.train()
-        for index in range(config.steps):
-            batch = _next(source, index, config)
-            torch.manual_seed(config.seed * 1_000_003 + index)
-            step = _advance(module, optimiser, loss_of, batch, index, size(batch), config, device)
-            record.keep(step, config)
-            if on_step is not None:
-                on_step(step)
-        module.eval()
-    return record.history(time.perf_counter() - start)
-
-
-def _advance(
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    loss_of: Callable[[T], Loss],
-    batch: T,
-    index: int,
-    images: int,
-    config: TrainConfig,
-    device: torch.device,
-) -> Step:
-    rate = config.rate_at(index)
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        loss, terms = loss_of(batch)
-    optimiser.zero_grad(set_to_none=True)
-    finite = bool(torch.isfinite(loss))
-    if finite:
-        loss.backward()
-        trained = [p for group in optimiser.param_groups for p in group["params"]]
-        finite = bool(torch.isfinite(nn.utils.clip_grad_norm_(trained, config.clip)))
-    if finite:
-        optimiser.step()
-    values = {name: float(value.detach()) for name, value in terms.items()}
-    return Step(index, float(loss.detach()), values, rate, images, skipped=not finite)
-
-
-class _Record:
-    """Steps becoming a history; stops a run that has gone wrong."""
-
-    def __init__(self) -> None:
-        self.loss: list[float] = []
-        self.terms: dict[str, list[float]] = {}
-        self.skipped: list[int] = []
-        self.images = 0
-        self.in_a_row = 0
-
-    def keep(self, step: Step, config: TrainConfig) -> None:
-        self.images += step.images
-        if not step.skipped:
-            self.in_a_row = 0
-            self.loss.append(step.loss)
-            for name, value in step.terms.items():
-                self.terms.setdefault(name, []).append(value)
-            return
-        self.skipped.append(step.index)
-        self.in_a_row += 1
-        if self.in_a_row >= config.patience:
-            bad = ", ".join(name for name, value in step.terms.items() if not math.isfinite(value))
-            raise TrainingError(
-                f"{self.in_a_row} steps in a row had a loss or gradient that is not finite",
-                item=f"step {step.index}, {f'terms {bad}' if bad else 'the gradient'}",
-                enough=f"one finite step in {config.patience}",
-                todo="look for pixels far outside the contract's range, lower the rate, or train in float32",
-            )
-
-    def history(self, seconds: float) -> History:
-        terms = {name: tuple(values) for name, values in self.terms.items()}
-        return History(tuple(self.loss), terms, tuple(self.skipped), self.images, seconds)
-
-
-def _next(source: Iterator[T], index: int, config: TrainConfig) -> T:
-    try:
-        return next(source)
-    except StopIteration:
-        raise TrainingError(
-            "the batches ran out",
-            item=f"step {index}",
-            enough=f"{config.steps} batches",
-            todo="train fewer steps, or give a sampler's stream, which has no end",
-        ) from None
-
-
-_UNDECAYED = ("bias", "norm", "scale", "token", "no_data", "b1_", "b2_")
-
-
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters that decay and those that do not, each in the module's order."""
-    routers = {id(p) for m in module.modules() if isinstance(m, Router) for p in m.parameters()}
-    decayed, spared = [], []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            spare = parameter.ndim < 2 or id(parameter) in routers or any(part in name for part in _UNDECAYED)
-            (spared if spare else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    return [g for g in groups if g["params"]]
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next(module.parameters()).device
-
-
-@contextmanager
-def _reproducible(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Deterministic kernels, fixed threads and a random state of its own; what was set before comes back after."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    threads, fill = torch.get_num_threads(), torch.utils.deterministic.fill_uninitialized_memory
-    devices = [device] if device.type == "cuda" else []
-    try:
-        torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
-        torch.utils.deterministic.fill_uninitialized_memory = False
-        torch.set_num_threads(config.threads or threads)
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
-        torch.set_num_threads(threads)

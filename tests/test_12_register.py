@@ -167,6 +167,24 @@ def test_labels_and_heights_are_registered_beside_the_scenes(
     assert len(load(tmp_path / "out")) == 2
 
 
+def test_rasters_of_one_name_in_two_regions_stay_apart(tmp_path: Path) -> None:
+    """east/cover_20240615.tif and west/cover_20240615.tif are two items."""
+    ones = np.ones((4, 4), "uint8")
+    paths = [tiny.write_tif(tmp_path / side / "cover_20240615.tif", ones) for side in ("east", "west")]
+    found = register_labels(paths, tmp_path / "out", classes={1: "water"})
+    assert [i.id for i in found] == ["east_cover_20240615", "west_cover_20240615"]
+
+
+def test_two_products_of_one_id_are_not_mixed(tmp_path: Path) -> None:
+    """The same product twice is one item; another product of the same id is refused."""
+    folders = [_make("landsat", tmp_path / name) for name in ("one", "two")]
+    assert len(register(folders, tmp_path / "out").items) == 1
+    tiny.write_tif(next(folders[1].glob("*_SR_B4.TIF")), tiny.ramp(40, 44) + 1, 30.0, nodata=0)
+    found = register(folders, tmp_path / "out")
+    assert len(found.items) == 1
+    assert "a different product of the id LC08" in found.failed[0][1]
+
+
 def test_labels_without_classes_or_date_are_refused(tmp_path: Path) -> None:
     """A class raster without a legend, or without a date in its name, says which it lacks."""
     plain = tiny.write_tif(tmp_path / "landcover_20240615.tif", np.ones((8, 8), "uint8"))

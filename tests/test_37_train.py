@@ -80,7 +80,7 @@ def test_two_runs_end_with_the_same_bits():
 def test_pretraining_learns_and_counts():
     """The loss falls, named terms are recorded per step, images are counted, watchers hear every step."""
     backbone, heard = model(), []
-    config = TrainConfig(steps=30, rate=3e-3, warmup=5)
+    config = TrainConfig(steps=30, rate=3e-3, warmup=5, threads=1)
     history = pretrain(backbone, MaskedModelling(Objective(backbone)), mixed(), config, heard.append)
     assert sum(history.loss[-5:]) < 0.9 * sum(history.loss[:5])
     assert history.images == 30 * 6
@@ -101,7 +101,7 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone():
         return loss, {"square": loss}
 
     batches = [torch.ones(3, 2), torch.full((3, 2), math.nan), torch.ones(3, 2)]
-    history = fit(module, loss_of, batches, TrainConfig(steps=3, warmup=1), size=len)
+    history = fit(module, loss_of, batches, TrainConfig(steps=3, warmup=1, threads=1), size=len)
     assert history.skipped == (1,)
     assert len(history.loss) == 2
     assert torch.equal(before[1], before[2])
@@ -113,7 +113,11 @@ def test_a_gradient_that_is_not_finite_is_skipped_too():
     module = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(module.weight)
     history = fit(
-        module, lambda b: (module(b).sqrt().sum(), {}), [torch.ones(1, 1)], TrainConfig(steps=1, warmup=1), size=len
+        module,
+        lambda b: (module(b).sqrt().sum(), {}),
+        [torch.ones(1, 1)],
+        TrainConfig(steps=1, warmup=1, threads=1),
+        size=len,
     )
     assert history.skipped == (0,)
     assert float(module.weight.detach()) == 0.0
@@ -154,11 +158,11 @@ def test_adapting_learns_labels_and_can_leave_the_backbone_alone():
     """A segmenter learns a rule of two bands; frozen, not one bit of the backbone changes."""
     segmenter = Segmenter(model(), SegmentationConfig(Modality.MS, ("low", "high"), width=16))
     before = [p.detach().clone() for p in segmenter.backbone.parameters()]
-    history = adapt(segmenter, labelled(), TrainConfig(steps=25, rate=5e-3, warmup=3), freeze=True)
+    history = adapt(segmenter, labelled(), TrainConfig(steps=25, rate=5e-3, warmup=3, threads=1), freeze=True)
     assert history.loss[-1] < 0.5 < history.loss[0]
     assert all(torch.equal(a, b) for a, b in zip(before, segmenter.backbone.parameters(), strict=True))
     assert all(p.requires_grad for p in segmenter.backbone.parameters())
-    adapt(segmenter, labelled(), TrainConfig(steps=2, warmup=1))
+    adapt(segmenter, labelled(), TrainConfig(steps=2, warmup=1, threads=1))
     assert any(not torch.equal(a, b) for a, b in zip(before, segmenter.backbone.parameters(), strict=True))
 
 
@@ -166,18 +170,18 @@ def test_a_student_comes_closer_to_its_teacher():
     """Distillation lowers the error of features; the teacher's own error is zero and it never changes."""
     teacher, student = model(0), model(1)
     before = [p.detach().clone() for p in teacher.parameters()]
-    history = distil(student, teacher, mixed(), TrainConfig(steps=40, rate=3e-3, warmup=5))
+    history = distil(student, teacher, mixed(), TrainConfig(steps=40, rate=3e-3, warmup=5, threads=1))
     assert sum(history.loss[-3:]) < 0.7 * sum(history.loss[:3])
     assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
-    same = distil(model(0), teacher, mixed(), TrainConfig(steps=1, warmup=1))
+    same = distil(model(0), teacher, mixed(), TrainConfig(steps=1, warmup=1, threads=1))
     assert same.loss[0] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_what_was_set_before_training_is_set_after():
     """Deterministic mode, thread count and the random state come back, after an error too."""
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    module, threads, state = nn.Linear(1, 1), torch.get_num_threads(), torch.get_rng_state()
     with pytest.raises(TrainingError):
-        fit(nn.Linear(1, 1), lambda b: (b, {}), [], TrainConfig(steps=1, threads=1), size=len)
+        fit(module, lambda b: (b, {}), [], TrainConfig(steps=1, threads=1), size=len)
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)

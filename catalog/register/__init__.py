@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pystac
 
-from catalog.errors import CatalogError, UnknownProduct
+from catalog.errors import CatalogError, MetadataError, UnknownProduct
 from catalog.register.catalogue import load, save
 from catalog.register.chips import LABEL_CLASSES, LABEL_NODATA, labels_of, sen1floods11
 from catalog.register.items import item_of
@@ -74,7 +74,9 @@ def register(
         if progress is not None:
             progress(done, len(todo), folder.name)
         try:
-            items |= {(i.collection_id or "", i.id): i for i in _items(folder)}
+            found = {(i.collection_id or "", i.id): i for i in _items(folder)}
+            _refuse_twins(folder, found, items)
+            items |= found
         except CatalogError as error:
             failed.append((str(folder), str(error)))
     if progress is not None:
@@ -146,6 +148,23 @@ def _items(folder: Path) -> Iterator[pystac.Item]:
     yield from (item_of(product) for product in products)
     for path, start, stop in labels_of(folder):
         yield label_item(path, LABEL_CLASSES, start, stop, LABEL_NODATA)
+
+
+def _refuse_twins(
+    folder: Path, found: Mapping[tuple[str, str], pystac.Item], known: Mapping[tuple[str, str], pystac.Item]
+) -> None:
+    """Two folders may hold one product, but not two products of one id."""
+    for key in found.keys() & known.keys():
+        one, other = (
+            {k: a.extra_fields.get("file:checksum") for k, a in i.assets.items()} for i in (found[key], known[key])
+        )
+        if one != other:
+            raise MetadataError(
+                f"another folder holds a different product of the id {key[1]}",
+                item=str(folder),
+                enough="one folder per product",
+                todo="register one of the two only",
+            )
 
 
 def _saved(out: Path | str, items: Sequence[pystac.Item]) -> tuple[pystac.Item, ...]:

@@ -27,7 +27,7 @@ def sen1floods11(folder: Path) -> tuple[Product, ...]:
     MetadataError
         When the record is missing or knows no such place: the files themselves hold no date.
     """
-    chips = sorted(p for kind in ("S1Hand", "S2Hand") for p in folder.rglob(f"*_{kind}.tif"))
+    chips = _files(folder, "S1Hand") + _files(folder, "S2Hand")
     if not chips:
         return ()
     record = folder / RECORD
@@ -37,8 +37,13 @@ def sen1floods11(folder: Path) -> tuple[Product, ...]:
 def labels_of(folder: Path) -> tuple[tuple[Path, datetime, datetime], ...]:
     """The hand labels of a folder with the period of the Sentinel-1 scene they were drawn on."""
     record = folder / RECORD
-    found = sorted(folder.rglob("*_LabelHand.tif"))
+    found = _files(folder, "LabelHand")
     return tuple((p, *_day(record, _place(record, p.stem.split("_")[0]), "s1_date")) for p in found)
+
+
+def _files(folder: Path, kind: str) -> list[Path]:
+    """In the folder or one below, no deeper: the data set keeps each kind in a folder of its own."""
+    return sorted(p for depth in ("", "*/") for p in folder.glob(f"{depth}*_{kind}.tif"))
 
 
 def _chip(path: Path, record: Path, place: Mapping[str, Any]) -> Product:

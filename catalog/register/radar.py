@@ -11,6 +11,7 @@ from catalog.errors import MetadataError, UnknownProduct
 from catalog.metadata import capella, gaofen3, sentinel1
 from catalog.metadata.raster import RasterHeader, read_header, unreadable
 from catalog.metadata.xml import refuse
+from catalog.register.geometry import ring_lonlat
 from catalog.register.product import ExpectedGrid, Product, ProductFile
 from catalog.sensors import CAPELLA, GAOFEN_3, SENTINEL_1
 
@@ -212,8 +213,6 @@ def _pixel_m(header: RasterHeader) -> float:
 
 
 def _capella_dates(folder: Path, header: RasterHeader, tags: capella.CapellaTags) -> tuple[datetime, datetime, str]:
-    from catalog.register.geometry import ring_lonlat
-
     if tags.start is not None:
         return tags.start, tags.stop or tags.start, f"{capella.TAG} collect.start_timestamp"
     places = ring_lonlat(header) if header.crs else ()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
-from rasterio.windows import Window
+from rasterio.errors import NotGeoreferencedWarning
 
 from catalog.sandbox.regions import Grid
 
@@ -75,7 +75,9 @@ def write_jp2(path: Path, pixels: NDArray[Any], grid: Grid) -> None:
         target.write(pixels, 1)
 
 
-def write_radar(path: Path, pixels: NDArray[Any], gcps: Sequence[tuple[float, float, float, float, float]] = ()) -> None:
+def write_radar(
+    path: Path, pixels: NDArray[Any], gcps: Sequence[tuple[float, float, float, float, float]] = ()
+) -> None:
     """A striped GeoTIFF without an affine, in radar geometry.
 
     Parameters
@@ -92,20 +94,10 @@ def write_radar(path: Path, pixels: NDArray[Any], gcps: Sequence[tuple[float, fl
     if gcps:
         points = [GroundControlPoint(line, sample, lon, lat, z) for line, sample, lon, lat, z in gcps]
         place = {"gcps": points, "crs": "EPSG:4326"}
-    with rasterio.open(
-        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=layers.dtype, interleave="pixel",
-        **place,
-    ) as target:  # fmt: skip
-        target.write(layers)
-
-
-def read_window(path: Path, row: int, col: int, rows: int, cols: int) -> NDArray[Any]:
-    """A window (band, row, col) of any raster the sandbox wrote."""
-    with rasterio.open(path) as source:
-        return source.read(window=Window(col, row, cols, rows))
-
-
-def affine_of(path: Path) -> Affine:
-    """The affine of a raster."""
-    with rasterio.open(path) as source:
-        return source.transform
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            path, "w", driver="GTiff", count=count, height=height, width=width, dtype=layers.dtype, interleave="pixel",
+            **place,
+        ) as target:  # fmt: skip
+            target.write(layers)

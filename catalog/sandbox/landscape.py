@@ -165,7 +165,9 @@ def _villages(f: _Frame, slope_deg: FloatArray) -> tuple[list[Village], Village]
             break
     places = places or [(0.2 * size, 0.75 * size)]
     hamlets = [
-        Village(x, y, radius * float(rng.uniform(0.7, 1.2)), float(rng.uniform(0, np.pi / 2)), float(rng.uniform(0.6, 0.9)))
+        Village(
+            x, y, radius * float(rng.uniform(0.7, 1.2)), float(rng.uniform(0, np.pi / 2)), float(rng.uniform(0.6, 0.9))
+        )
         for x, y in places
     ]
     old, turn = hamlets[0], float(rng.uniform(0, 2 * np.pi))
@@ -228,14 +230,17 @@ def _standing_houses(f: _Frame, v: Village, built: NDArray[np.bool_], dates: tup
 def _clear_cuts(f: _Frame, s: Surfaces) -> None:
     rng = stream(f.seed, f.region.name, "clear-cuts")
     wood = np.isin(s, [CODE[n] for n in ("broadleaf", "mixed stand", "conifer", "larch and gaps")])
-    at = np.flatnonzero(wood)
+    inner = (abs(f.x - f.size_m / 2) < 0.42 * f.size_m) & (abs(f.y - f.size_m / 2) < 0.42 * f.size_m)
+    at = np.flatnonzero(wood & inner)
     cut = np.zeros_like(s)
     boxes = []
     for _ in range(max(2, round((f.size_m / 1400.0) ** 2))):
         row, col = divmod(int(at[int(rng.integers(len(at)))]), s.shape[1])
         sides = rng.uniform(70.0, 190.0, 2) * min(1.0, max(f.size_m / 2560.0, 0.6))
         x, y = float(f.x[0, col]), float(f.y[row, 0])
-        boxes.append(Box("clear-cut", x, y, *map(float, sides), float(rng.uniform(0, np.pi)), 0.0, ("summer",)))
+        boxes.append(
+            Box("clear-cut", x, y, float(sides[0]), float(sides[1]), float(rng.uniform(0, np.pi)), 0.0, ("summer",))
+        )
     parcels.paint(boxes, f.x[0], f.y[:, 0], cut, 1)
     s[wood & (cut == 1)] = CODE["clear-cut"]
 

@@ -105,7 +105,11 @@ def growth(land: Landscape, season: str) -> Growth:
         rng = stream(land.seed, land.region.name, season, name)
         return field(rng, *corner, side, scale_m).on(land.grid.x_m, land.grid.y_m)
 
-    vigour = 0.72 * hashed_normal(land.unit, f"{season} vigour") + 0.5 * patches("soil", 70.0) + 0.45 * patches("rain", 900.0)
+    vigour = (
+        0.72 * hashed_normal(land.unit, f"{season} vigour")
+        + 0.5 * patches("soil", 70.0)
+        + 0.45 * patches("rain", 900.0)
+    )
     spread = np.array([s.spread for s in SURFACES], np.float32)[surface]
     base, names = mixtures(season), list(NAMES)
     room_up = np.array([base[i, names.index(s.axis[1])] for i, s in enumerate(SURFACES)], np.float32)[surface]
@@ -132,7 +136,7 @@ def abundances(ground: Growth, season: str, shade: FloatArray) -> Iterator[NDArr
 def footprint(fine: Grid, coarse: Grid, shift_m: tuple[float, float], blur_m: float) -> tuple[csr_array, csr_array]:
     """How each coarse pixel weighs the fine ground, along rows and along columns.
 
-    A pixel at the map position (x, y) shows the ground at (x - dx, y - dy): the scene's content is displaced by (dx, dy).
+    A pixel at the map position (x, y) shows the ground at (x - dx, y - dy): the content is displaced by (dx, dy).
     Its response is a box of its own size blurred by a Gaussian.
 
     Parameters

@@ -1,9 +1,10 @@
-"""Radar geometry: a circular orbit seen from the turning Earth, zero-Doppler times, and image frames solved on the relief."""
+"""Radar geometry: an orbit seen from the turning Earth, zero-Doppler times, and image frames solved on the relief."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from scipy.optimize import root
 from catalog.sandbox.regions import Grid
 
 FloatArray = NDArray[np.floating]
+Numbers = float | np.floating[Any] | FloatArray
 
 LIGHT_M_S = 299_792_458.0
 EARTH_GM = 3.986004418e14
@@ -22,7 +24,7 @@ _A, _F = 6_378_137.0, 1.0 / 298.257223563
 _E2 = _F * (2.0 - _F)
 
 
-def ecef(longitude_deg: FloatArray, latitude_deg: FloatArray, height_m: FloatArray) -> FloatArray:
+def ecef(longitude_deg: Numbers, latitude_deg: Numbers, height_m: Numbers) -> FloatArray:
     """Earth-centred, Earth-fixed metres (..., 3) of places on WGS 84."""
     lon, lat = np.radians(longitude_deg), np.radians(latitude_deg)
     n = _A / np.sqrt(1.0 - _E2 * np.sin(lat) ** 2)
@@ -30,7 +32,7 @@ def ecef(longitude_deg: FloatArray, latitude_deg: FloatArray, height_m: FloatArr
     return np.stack([flat * np.cos(lon), flat * np.sin(lon), (n * (1.0 - _E2) + height_m) * np.sin(lat)], -1)
 
 
-def vertical(longitude_deg: FloatArray, latitude_deg: FloatArray) -> FloatArray:
+def vertical(longitude_deg: Numbers, latitude_deg: Numbers) -> FloatArray:
     """Unit normal of the ellipsoid, (..., 3)."""
     lon, lat = np.radians(longitude_deg), np.radians(latitude_deg)
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], -1)
@@ -70,7 +72,7 @@ class Orbit:
         return position, velocity - spin
 
     def abeam(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Zero-Doppler time in s and slant range in m of Earth-fixed points (..., 3): (P - S(t)) . V(t) = 0, by Newton."""
+        """Zero-Doppler time in s, where (P - S(t)) . V(t) = 0, and slant range in m of Earth-fixed points (..., 3)."""
         t = np.zeros(points.shape[:-1])
         for _ in range(6):
             position, velocity = self.state(t)
@@ -92,8 +94,8 @@ def orbit_over(longitude_deg: float, latitude_deg: float, height_m: float, *, al
     incidence_deg
         Between the line of sight and the ellipsoid's normal at the place.
     """
-    place = ecef(*(np.float64(v) for v in (longitude_deg, latitude_deg, height_m)))
-    normal = vertical(np.float64(longitude_deg), np.float64(latitude_deg))
+    place = ecef(longitude_deg, latitude_deg, height_m)
+    normal = vertical(longitude_deg, latitude_deg)
     radius, tilt = 6_371_000.0 + altitude_m, np.radians(inclination_deg)
     away = np.radians(incidence_deg) - np.arcsin(6_371_000.0 * np.sin(np.radians(incidence_deg)) / radius)
     towards = np.radians(104.0 if descending else 258.0)
@@ -140,7 +142,7 @@ class Ground:
         """Angle between the line of sight and the terrain's normal, (rows, cols), for the satellite at time 0."""
         middle = self.height_m.shape[0] // 2, self.height_m.shape[1] // 2
         lon, lat = self.longitude_deg[middle], self.latitude_deg[middle]
-        sight = orbit.state(0.0)[0] - ecef(lon, lat, np.float64(self.height_m[middle]))
+        sight = orbit.state(0.0)[0] - ecef(lon, lat, float(self.height_m[middle]))
         sight = sight / np.linalg.norm(sight)
         up = vertical(lon, lat)
         east = np.array([-np.sin(np.radians(lon)), np.cos(np.radians(lon)), 0.0])
@@ -212,9 +214,9 @@ class Footing:
         if line.ndim == 2 and min(line.shape) > 64:
             nodes = [np.unique(np.append(np.arange(0, n, 6), n - 1)) for n in line.shape]
             at = np.ix_(*nodes)
-            coarse = self._walk(start[:, *at], line[at], sample[at], back, tolerance)
-            where = np.meshgrid(*(np.interp(np.arange(n), k, np.arange(len(k))) for n, k in zip(line.shape, nodes, strict=True)),
-                                indexing="ij")  # fmt: skip
+            coarse = self._walk(np.stack([s[at] for s in start]), line[at], sample[at], back, tolerance)
+            axes = [np.interp(np.arange(n), k, np.arange(len(k))) for n, k in zip(line.shape, nodes, strict=True)]
+            where = np.meshgrid(*axes, indexing="ij")
             start = np.stack([map_coordinates(c, where, order=1) for c in coarse])
         px, py = self._walk(start, line, sample, back, tolerance)
         return px, py

@@ -130,7 +130,7 @@ def plots(
 
 
 def houses(village: Village, salt: str, dates: tuple[str, ...]) -> list[Box]:
-    """Every building of the village's lattice within one and a half radii; the caller keeps those on built-up ground."""
+    """Every building of a village's lattice within 1.5 radii; the caller keeps those on built-up ground."""
     reach = int(1.5 * village.radius_m / min(PLOT_M)) + 1
     iu, iv = (a.ravel() for a in np.meshgrid(np.arange(-reach, reach + 1), np.arange(-reach, reach + 1)))
     u, v = (iu + 0.5) * PLOT_M[0], (iv + 0.5) * PLOT_M[1]
@@ -140,7 +140,16 @@ def houses(village: Village, salt: str, dates: tuple[str, ...]) -> list[Box]:
     c, s = np.cos(village.angle), np.sin(village.angle)
     cx, cy = village.x_m + u * c - v * s, village.y_m + u * s + v * c
     return [
-        Box("building", *(float(a[i]) for a in (cx, cy, length, width)), village.angle, float(height[i]), dates)
+        Box(
+            "building",
+            float(cx[i]),
+            float(cy[i]),
+            float(length[i]),
+            float(width[i]),
+            village.angle,
+            float(height[i]),
+            dates,
+        )
         for i in np.flatnonzero(built)
     ]
 

@@ -113,7 +113,7 @@ def displacement(look: Look, error: tuple[float, float]) -> tuple[float, float]:
 
 
 def border(relief: Ground) -> FloatArray:
-    """Earth-fixed points along the border of a region widened by FRAME_MARGIN_M, at the lowest and the highest ground."""
+    """Earth-fixed points along the border of a region and FRAME_MARGIN_M, at its lowest and its highest ground."""
     inner = round((RADAR_MARGIN_M - FRAME_MARGIN_M) / STEP_M)
     rim = np.zeros(relief.height_m.shape, bool)
     rim[inner:-inner, inner:-inner] = True

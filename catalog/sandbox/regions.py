@@ -74,6 +74,10 @@ class Grid:
         """Pixel corner (col, row) to map (x, y)."""
         return Affine(self.step_m, 0.0, self.west_m, 0.0, -self.step_m, self.north_m)
 
+    def corner(self, col: float, row: float) -> tuple[float, float]:
+        """Map position of a pixel corner."""
+        return self.west_m + col * self.step_m, self.north_m - row * self.step_m
+
 
 def grid_over(region: Region, size_m: float, step_m: float, margin_m: float = 0.0) -> Grid:
     """The grid of a pixel size over a region of a side, with a margin on all four sides."""

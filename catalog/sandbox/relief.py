@@ -27,9 +27,10 @@ class Curve:
     waves: tuple[tuple[float, float, float], ...]
     """Amplitude, wavelength and phase of each sine."""
 
-    def at(self, along_m: FloatArray) -> FloatArray:
+    def at(self, along_m: FloatArray | np.floating) -> FloatArray:
         """Position across."""
-        return self.middle_m + sum(a * np.sin(2 * np.pi * along_m / w + p) for a, w, p in self.waves)
+        terms = [a * np.sin(2 * np.pi * along_m / w + p) for a, w, p in self.waves]
+        return self.middle_m + np.sum(terms, axis=0)
 
     def slope(self, along_m: FloatArray) -> FloatArray:
         """Derivative of the position across."""
@@ -108,6 +109,7 @@ def relief(region: Region, size_m: float, seed: int) -> Relief:
     lake = (float(river.at(np.float64(lake_y))), lake_y, float(np.clip(0.07 * size_m, 100.0, 420.0)))
     sizes = ((1500.0, 9.0, 34.0), (700.0, 6.0, 14.0), (320.0, 2.2, 5.0), (140.0, 0.7, 1.4))
     hills = tuple(
-        (field(rng, west, south, side, s), plain * max(scale, 0.6), steep * max(scale, 0.5)) for s, plain, steep in sizes
+        (field(rng, west, south, side, s), plain * max(scale, 0.6), steep * max(scale, 0.5))
+        for s, plain, steep in sizes
     )
     return Relief(region, size_m, river, tributary, lake, field(rng, west, south, side, 260.0 * scale), hills)

@@ -12,7 +12,7 @@ FloatArray = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class Rpc:
-    """Line and sample as ratios of cubic polynomials of longitude, latitude and height; whole numbers are pixel centres."""
+    """Line and sample as ratios of cubic polynomials of place and height; whole numbers are pixel centres."""
 
     offset: FloatArray
     """Line, sample, latitude, longitude, height."""

@@ -54,7 +54,10 @@ class Tables:
     def noise(self) -> FloatArray:
         """Noise power (line, sample), DN^2."""
         left, right = self.noise_azimuth
-        parts = [left[:, None] * self.noise_range[None, : self.seam], right[:, None] * self.noise_range[None, self.seam :]]
+        parts = [
+            left[:, None] * self.noise_range[None, : self.seam],
+            right[:, None] * self.noise_range[None, self.seam :],
+        ]
         return np.concatenate(parts, axis=1)
 
 
@@ -110,7 +113,7 @@ def range_laws(path: Orbit, near_m: float, far_m: float, height_m: float, lon: f
         Slant range of ground range; ground range of slant range less near_m; ground range of far_m.
     """
     position, velocity = path.state(0.0)
-    place = geometry.ecef(*(np.float64(v) for v in (lon, lat, height_m)))
+    place = geometry.ecef(lon, lat, height_m)
     up = position / np.linalg.norm(position)
     across = np.cross(velocity, up)
     across /= np.linalg.norm(across)
@@ -145,9 +148,9 @@ def _abeam_ground(position: FloatArray, across: FloatArray, down: FloatArray, sl
 
 
 def _ground_speed(path: Orbit, lon: float, lat: float, height_m: float) -> float:
-    here = geometry.ecef(*(np.float64(v) for v in (lon, lat, height_m)))
-    north = geometry.ecef(*(np.float64(v) for v in (lon, lat + 0.01, height_m)))
-    east = geometry.ecef(*(np.float64(v) for v in (lon + 0.01, lat, height_m)))
+    here = geometry.ecef(lon, lat, height_m)
+    north = geometry.ecef(lon, lat + 0.01, height_m)
+    east = geometry.ecef(lon + 0.01, lat, height_m)
     t = [float(path.abeam(p)[0]) for p in (here, north, east)]
     gradient = np.array([(t[1] - t[0]) / np.linalg.norm(north - here), (t[2] - t[0]) / np.linalg.norm(east - here)])
     return float(1.0 / np.linalg.norm(gradient))
@@ -161,9 +164,7 @@ def tables(frame: Frame, incidence_deg: FloatArray, polarisation: str) -> Tables
     lines = np.arange(frame.lines)
     ripple = 1.0 + 0.05 * np.cos(2 * np.pi * lines / 186.0)
     seam = int(0.45 * frame.samples)
-    return Tables(
-        sigma, incidence_deg, 10.0 ** (nesz_db / 10.0) * sigma**2, (ripple, 1.08 * np.roll(ripple, 60)), seam
-    )
+    return Tables(sigma, incidence_deg, 10.0 ** (nesz_db / 10.0) * sigma**2, (ripple, 1.08 * np.roll(ripple, 60)), seam)
 
 
 def write(root: Path, land: Landscape, relief: Ground, echo: NDArray[np.float32], acquisition: Pass

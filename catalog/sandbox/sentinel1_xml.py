@@ -54,11 +54,6 @@ def _ads_header(g: Geometry, polarisation: str, number: int) -> str:
 def annotation(g: Geometry, polarisation: str, number: int, dn: NDArray[np.uint16]) -> str:
     """The product annotation of one polarisation."""
     frame = g.look.frame
-    last = frame.first_s + (frame.lines - 1) * frame.line_s
-    statistics = f"""<imageStatistics>
-<outputDataMean><re>{dn.mean():.6e}</re><im>0.000000e+00</im></outputDataMean>
-<outputDataStdDev><re>{dn.std():.6e}</re><im>0.000000e+00</im></outputDataStdDev>
-</imageStatistics>"""
     middle = g.grid[len(g.grid) // 2]
     position, velocity = g.look.orbit.state(0.0)
     east = np.array([-position[1], position[0], 0.0]) / np.hypot(position[0], position[1])
@@ -82,26 +77,7 @@ def annotation(g: Geometry, polarisation: str, number: int, dn: NDArray[np.uint1
 </terrainHeightList>
 </generalAnnotation>
 <imageAnnotation>
-<imageInformation>
-<productFirstLineUtcTime>{g.when(frame.first_s)}</productFirstLineUtcTime>
-<productLastLineUtcTime>{g.when(last)}</productLastLineUtcTime>
-<ascendingNodeTime>{g.when(-2178.0)}</ascendingNodeTime>
-<anchorTime>{g.when(frame.first_s)}</anchorTime>
-<productComposition>Individual</productComposition>
-<sliceNumber>0</sliceNumber>
-<slantRangeTime>{_e(2.0 * g.near_m / _C)}</slantRangeTime>
-<pixelValue>Detected</pixelValue>
-<outputPixels>16 bit Unsigned Integer</outputPixels>
-<rangePixelSpacing>1.000000e+01</rangePixelSpacing>
-<azimuthPixelSpacing>1.000000e+01</azimuthPixelSpacing>
-<azimuthTimeInterval>{_e(frame.line_s)}</azimuthTimeInterval>
-<azimuthFrequency>{_e(1.0 / frame.line_s)}</azimuthFrequency>
-<numberOfSamples>{frame.samples}</numberOfSamples>
-<numberOfLines>{frame.lines}</numberOfLines>
-<zeroDopMinusAcqTime>{_e(0.0)}</zeroDopMinusAcqTime>
-<incidenceAngleMidSwath>{_e(g.grid[10]["incidence_flat"])}</incidenceAngleMidSwath>
-{statistics}
-</imageInformation>
+{_image_information(g, dn)}
 <processingInformation>
 <thermalNoiseCorrectionPerformed>false</thermalNoiseCorrectionPerformed>
 <ellipsoidName>WGS84</ellipsoidName>
@@ -127,6 +103,35 @@ def annotation(g: Geometry, polarisation: str, number: int, dn: NDArray[np.uint1
 </swathMerging>
 </product>
 """
+
+
+def _image_information(g: Geometry, dn: NDArray[np.uint16]) -> str:
+    frame = g.look.frame
+    last = frame.first_s + (frame.lines - 1) * frame.line_s
+    statistics = f"""<imageStatistics>
+<outputDataMean><re>{dn.mean():.6e}</re><im>0.000000e+00</im></outputDataMean>
+<outputDataStdDev><re>{dn.std():.6e}</re><im>0.000000e+00</im></outputDataStdDev>
+</imageStatistics>"""
+    return f"""<imageInformation>
+<productFirstLineUtcTime>{g.when(frame.first_s)}</productFirstLineUtcTime>
+<productLastLineUtcTime>{g.when(last)}</productLastLineUtcTime>
+<ascendingNodeTime>{g.when(-2178.0)}</ascendingNodeTime>
+<anchorTime>{g.when(frame.first_s)}</anchorTime>
+<productComposition>Individual</productComposition>
+<sliceNumber>0</sliceNumber>
+<slantRangeTime>{_e(2.0 * g.near_m / _C)}</slantRangeTime>
+<pixelValue>Detected</pixelValue>
+<outputPixels>16 bit Unsigned Integer</outputPixels>
+<rangePixelSpacing>1.000000e+01</rangePixelSpacing>
+<azimuthPixelSpacing>1.000000e+01</azimuthPixelSpacing>
+<azimuthTimeInterval>{_e(frame.line_s)}</azimuthTimeInterval>
+<azimuthFrequency>{_e(1.0 / frame.line_s)}</azimuthFrequency>
+<numberOfSamples>{frame.samples}</numberOfSamples>
+<numberOfLines>{frame.lines}</numberOfLines>
+<zeroDopMinusAcqTime>{_e(0.0)}</zeroDopMinusAcqTime>
+<incidenceAngleMidSwath>{_e(g.grid[10]["incidence_flat"])}</incidenceAngleMidSwath>
+{statistics}
+</imageInformation>"""
 
 
 def _orbits(g: Geometry) -> list[str]:

@@ -1,4 +1,4 @@
-"""What is really there: land cover, heights, changes, objects, noise-free reflectance and backscatter, displacements."""
+"""What is really there: land cover, heights, changes, objects, reflectance and backscatter without noise, shifts."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ COLOURS = {
 """Code to red, green, blue, alpha."""
 README = """# Truth
 
-Drawn, not measured. Rasters: GeoTIFF, 10 m, the region's UTM zone, north up. All of it lies on the ground: no displacement.
+Drawn, not measured. Rasters: GeoTIFF, 10 m, the region's UTM zone, north up, on the ground without any displacement.
 
-| file | content |
-|---|---|
-| landcover_DATE.tif | uint8, the cover of most of a pixel's area; 0 no data; codes in the tag CLASSES; holds from that day |
-| change.tif | uint8, what changed from May to August on most of a pixel's area; codes in the tag CLASSES |
-| height.tif | float32 metres: terrain above the WGS 84 ellipsoid; mean height of trees and buildings above it in August |
-| objects.geojson | boxes of buildings and ships in the region's zone, with height and the seasons in which they stand |
-| reflectance_DATE.tif | float32 surface reflectance of the 10 bands of Sentinel-2 at 10 m, through the instrument's pixel, without clouds and noise; slopes are lit as they lie, nothing is corrected for terrain |
-| toa_worldview_DATE.tif | float32 top-of-atmosphere reflectance blue, green, red of WorldView-3, averaged to 10 m |
-| sigma0.tif | float32 sigma nought VV, VH on the ellipsoid, linear, as Sentinel-1 sees it, without speckle and noise |
-| covariance.tif | float32 covariance as Gaofen-3 sees it, linear: HH, HV (= VH), VV, real and imaginary part of HH VV* |
-| shifts.json | metres east and north by which the content of each product is displaced: its pixel at the map position (x, y) shows the ground at (x - dx, y - dy) |
+- `landcover_DATE.tif`: uint8, the cover of most of a pixel's area; 0 no data; codes in the tag CLASSES; from that day.
+- `change.tif`: uint8, what changed from May to August on most of a pixel's area; codes in the tag CLASSES.
+- `height.tif`: float32 metres. Band 1: terrain above the WGS 84 ellipsoid. Band 2: mean height of what stands on it.
+- `objects.geojson`: boxes of buildings and ships in the region's zone, with heights and the seasons they stand there.
+- `reflectance_DATE.tif`: float32 surface reflectance of 10 Sentinel-2 bands at 10 m, through the instrument's pixel,
+  without clouds and noise; slopes are lit as they lie.
+- `toa_worldview_DATE.tif`: float32 top-of-atmosphere reflectance, blue, green, red of WorldView-3, averaged to 10 m.
+- `sigma0.tif`: float32 sigma nought VV, VH, linear, as Sentinel-1 sees it, without speckle and noise.
+- `covariance.tif`: float32, as Gaofen-3 sees it, linear: HH, HV (= VH), VV, real and imaginary part of HH VV*.
+- `shifts.json`: metres east (dx) and north (dy) by which the content of each product is displaced:
+  its pixel at the map position (x, y) shows the ground at (x - dx, y - dy).
 
-Radar: both radars look at slopes from their own side, so the same ground has two brightnesses:
-sigma nought is that of flat ground times cos(local incidence) / cos(incidence), within 0.4 and 1.8.
+Each radar looks at slopes from its own side, so the same ground has two brightnesses: sigma nought, on the ellipsoid,
+is that of flat ground times cos(local incidence) / cos(incidence), within 0.4 and 1.8.
 """
 DEM_README = """# Heights
 

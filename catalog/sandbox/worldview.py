@@ -41,7 +41,7 @@ BLUR_M = 0.8
 
 def views(land: Landscape, acquisition: Pass, ground: Growth, shade: FloatArray
           ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
-    """Noise-free top-of-atmosphere reflectance (band, row, col) in CHANNELS: at 10 m where it lies, at 2 m displaced."""
+    """Noise-free top-of-atmosphere reflectance (band, row, col): at 10 m where it lies, and at 2 m displaced."""
     rho = np.zeros((3, *ground.surface.shape), np.float32)
     for k, plane in enumerate(optics.abundances(ground, acquisition.season, shade)):
         for b in range(3):
@@ -75,24 +75,15 @@ def write(root: Path, land: Landscape, acquisition: Pass, seen: NDArray[np.float
     order = 50_000_000_000 + zlib.crc32(land.region.name.encode()) % 10**9 * 10
     stem = f"{acquisition.when:%y%b%d%H%M%S}".upper() + f"-M2AS-{order:012d}_01_P001"
     folder = root / f"{stem}_MUL"
-    write_map(folder / f"{stem}.TIF", dn, grid)
-    write_text(folder / f"{stem}.IMD", _imd(acquisition, at, grid, f"{order:012d}_01_P001"))
+    write_map(folder / f"{stem}.TIF", dn, grid, names=CHANNELS)
+    write_text(folder / f"{stem}.IMD", imd(acquisition, at, grid, f"{order:012d}_01_P001"))
     return Product(folder.name, "worldview", land.region.name, acquisition.date, acquisition.shift_m, 0.0)
 
 
-def _imd(acquisition: Pass, at: Sun, grid: Grid, order: str) -> str:
+def imd(acquisition: Pass, at: Sun, grid: Grid, order: str) -> str:
+    """The IMD text; its BAND groups stand in the order of the image's bands."""
     first = f"{acquisition.when:%Y-%m-%dT%H:%M:%S.%fZ}"
     made = f"{acquisition.when + timedelta(days=1):%Y-%m-%dT%H:%M:%S.%fZ}"
-    place = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
-    corners = {"UL": (0, 0), "UR": (grid.cols, 0), "LR": (grid.cols, grid.rows), "LL": (0, grid.rows)}
-    ground = {k: place.transform(*(grid.transform * c)) for k, c in corners.items()}
-    groups = "".join(
-        f"BEGIN_GROUP = BAND_{name}\n"
-        + "".join(f"\t{k}Lon = {v[0]:.8f};\n\t{k}Lat = {v[1]:.8f};\n\t{k}HAE = 480.00;\n" for k, v in ground.items())
-        + f"\tabsCalFactor = {factor:.6e};\n\teffectiveBandwidth = {width:.6e};\n\tTDILevel = 24;\n"
-        + f"END_GROUP = BAND_{name}\n"
-        for name, factor, width in zip(CHANNELS, ABS_CAL, BANDWIDTH_UM, strict=True)
-    )
     elevation = 90.0 - at.zenith_deg
     return f"""version = "28.4";
 generationTime = {made};
@@ -100,7 +91,7 @@ productOrderId = "{order}";
 productCatalogId = "A0300110{acquisition.date}00";
 childCatalogId = "20300110{acquisition.date}00";
 imageDescriptor = "ORStandard2A";
-bandId = "RGB";
+bandId = "Multi";
 panSharpenAlgorithm = "None";
 numRows = {grid.rows};
 numColumns = {grid.cols};
@@ -112,7 +103,7 @@ radiometricEnhancement = "Off";
 bitsPerPixel = 16;
 compressionType = "None";
 outputFormat = "GeoTIFF";
-{groups}BEGIN_GROUP = IMAGE_1
+{_bands(grid)}BEGIN_GROUP = IMAGE_1
 \tsatId = "WV03";
 \tmode = "FullSwath";
 \tscanDirection = "Reverse";
@@ -132,7 +123,25 @@ outputFormat = "GeoTIFF";
 \tresamplingKernel = "CC";
 \tTDIMode = "Constant";
 END_GROUP = IMAGE_1
-BEGIN_GROUP = MAP_PROJECTED_PRODUCT
+{_projection(grid, first)}END;
+"""
+
+
+def _bands(grid: Grid) -> str:
+    place = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
+    corners = {"UL": (0, 0), "UR": (grid.cols, 0), "LR": (grid.cols, grid.rows), "LL": (0, grid.rows)}
+    ground = {k: place.transform(*grid.corner(*c)) for k, c in corners.items()}
+    return "".join(
+        f"BEGIN_GROUP = BAND_{name}\n"
+        + "".join(f"\t{k}Lon = {v[0]:.8f};\n\t{k}Lat = {v[1]:.8f};\n\t{k}HAE = 480.00;\n" for k, v in ground.items())
+        + f"\tabsCalFactor = {factor:.6e};\n\teffectiveBandwidth = {width:.6e};\n\tTDILevel = 24;\n"
+        + f"END_GROUP = BAND_{name}\n"
+        for name, factor, width in zip(CHANNELS, ABS_CAL, BANDWIDTH_UM, strict=True)
+    )
+
+
+def _projection(grid: Grid, first: str) -> str:
+    return f"""BEGIN_GROUP = MAP_PROJECTED_PRODUCT
 \tearliestAcqTime = {first};
 \tlatestAcqTime = {first};
 \tdatumName = "WE";
@@ -155,5 +164,4 @@ BEGIN_GROUP = MAP_PROJECTED_PRODUCT
 \tterrainHae = 480.00;
 \tnumGCP = 0;
 END_GROUP = MAP_PROJECTED_PRODUCT
-END;
 """
