@@ -73,7 +73,8 @@ def area_from_bbox(bbox: Sequence[float]) -> Geometry:
 def tiles(area: Geometry, crs: str, resolution_m: float, *, tile_m: float = TILE_M) -> Iterator[Tile]:
     """The tiles of one UTM zone that an area touches, row by row from the north-west.
 
-    Tile corners lie on multiples of `tile_m`, so every area gives the same tiles.
+    Tile corners lie on multiples of `tile_m`, so every area gives the same tiles. A tile that shares less than a pixel
+    with the area is left out, unless the area itself is that small.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def tiles(area: Geometry, crs: str, resolution_m: float, *, tile_m: float = TILE
             transform = Affine(resolution_m, 0, column * tile_m, 0, -resolution_m, (row + 1) * tile_m)
             geobox = GeoBox((size, size), transform, crs)
             overlap = geobox.extent.intersection(local)
-            if overlap.is_empty or overlap.area < resolution_m**2:
+            if overlap.is_empty or overlap.area < min(resolution_m**2, local.area / 4):
                 continue
             yield Tile(f"{crs.split(':')[-1]}_{tile_m:.0f}m_E{column:04d}_N{row:04d}", geobox)
 

@@ -223,7 +223,7 @@ def _places(scene: Scene, area: Geometry, tile_m: float) -> list[tuple[str, Tile
     sensor = SENSORS[scene.sensor]
     footprint = Geometry(dict(scene.geometry), "EPSG:4326")
     inside = footprint.intersection(area)
-    if inside.is_empty:
+    if inside.is_empty or inside.area == 0:
         return []
     band = next(iter(scene.bands.values()))
     if scene.geolocation != "affine" and sensor.law == "complex-amplitude":

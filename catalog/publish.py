@@ -27,6 +27,7 @@ from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_translate
 from rio_cogeo.profiles import cog_profiles
 
+from catalog.cube import valid_share
 from catalog.errors import PublishError
 from catalog.ledger import Ledger, file_digest, no_space_left, tree_digest, write_whole
 
@@ -109,7 +110,7 @@ def cube_item(
         "ringmoe:units": attrs["units"],
         "ringmoe:tile": attrs["tile"],
         "ringmoe:shape": [cube.sizes["y"], cube.sizes["x"]],
-        "ringmoe:valid_share": round(float(cube.attrs.get("valid_share", np.nan)), 6),
+        "ringmoe:valid_share": round(valid_share(cube), 6),
         "ringmoe:provenance": attrs["provenance"],
         "ringmoe:coregistration": attrs["coregistration"],
         "ringmoe:notes": attrs["notes"],
@@ -411,6 +412,7 @@ def _room(path: Path, box: GeoBox) -> Iterator[None]:
 
 def _to_cog(source: Path, target: Path, overview: Literal["nearest", "average"]) -> None:
     profile = cog_profiles.get("deflate") | {"blockxsize": 256, "blockysize": 256}
+    profile.pop("interleave", None)  # which the driver COG does not know
     cog_translate(
         str(source),
         str(target),

@@ -10,7 +10,6 @@ from odc.geo.geom import Geometry
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import as_completed
-from prefect.utilities.annotations import quote
 from pydantic import BaseModel, ConfigDict
 
 from catalog import cube
@@ -85,9 +84,8 @@ def ingest_units(pending: Sequence[units.Unit], where: Where, total: int) -> lis
     made: list[ItemRef] = []
     failed: list[tuple[units.Unit, BaseException]] = []
     with runner(where) as workers:
-        # quote: Prefect would look into a unit for futures, geometry and all
         futures = {
-            workers.submit(ingest_unit, parameters={"unit": quote(unit), "published": where.published}): unit
+            workers.submit(ingest_unit, parameters={"unit": unit, "published": where.published}): unit
             for unit in pending
         }
         for count, future in enumerate(as_completed(list(futures)), start=1):

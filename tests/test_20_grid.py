@@ -71,6 +71,7 @@ def test_tiles_cover_an_area_exactly_once(area: Geometry) -> None:
     found = [t.geobox.extent for t in tiles(area, UTM, 10.0, tile_m=2560.0)]
     local = area.to_crs(UTM, resolution=math.inf)
     together = unary_union(found)
+    assert together is not None
     assert local.difference(together).area < 100.0
     assert together.area == pytest.approx(sum(e.area for e in found), rel=1e-12)
     assert all(e.intersection(local).area > 0 for e in found)
@@ -112,6 +113,12 @@ def test_less_than_a_pixel_makes_no_tile() -> None:
     """An area that spills over a tile's edge by a rounding error does not call for the next tile."""
     area = box(599_040.0, 4_999_680.0, 601_600.0 + 1e-3, 5_002_240.0, UTM)
     assert len(list(tiles(area, UTM, 10.0, tile_m=2560.0))) == 1
+
+
+def test_an_area_smaller_than_a_pixel_has_its_tile() -> None:
+    """A garden of 8 by 8 m has a tile at 30 m, and at most four where tiles meet under it."""
+    for x, y, count in ((605_000.0, 5_000_000.0, 1), (599_036.0, 4_992_004.0, 4), (599_040.0, 5_000_000.0, 1)):
+        assert len(list(tiles(box(x, y - 8, x + 8, y, UTM), UTM, 30.0))) == count
 
 
 def test_a_rasters_own_grid_is_kept_to_the_last_digit() -> None:

@@ -235,11 +235,10 @@ def test_a_disk_that_fills_while_an_item_is_written(
 
 def test_only_a_full_disk_is_called_one() -> None:
     """A full disk is known behind another library's error; any other error passes unchanged."""
+    behind = RuntimeError("zarr could not write a chunk")
+    behind.__cause__ = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(StorageFull), no_space_left("u"):
-        try:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        except OSError as error:
-            raise RuntimeError("zarr could not write a chunk") from error
+        raise behind
     with pytest.raises(PermissionError), no_space_left("u"):
         raise PermissionError(errno.EACCES, "Permission denied")
     with pytest.raises(KeyboardInterrupt), no_space_left("u"):
