@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from odc.geo.geom import Geometry
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
 from prefect.futures import as_completed
 from pydantic import BaseModel, ConfigDict
 
@@ -161,9 +163,16 @@ def runner(where: Where) -> Any:
             "n_workers": where.workers,
             "threads_per_worker": 1,
             "dashboard_address": None,
-            "silence_logs": 40,
+            "silence_logs": logging.CRITICAL,
+            "env": {"PREFECT_API_URL": _api_url(), "OMP_NUM_THREADS": "1"},
         }
     )
+
+
+def _api_url() -> str:
+    """The API of this run, the ephemeral one included, so that workers report to it."""
+    with get_client(sync_client=True) as client:
+        return str(client.api_url)
 
 
 def open_cube(ref: ItemRef) -> Any:

@@ -65,7 +65,7 @@ def noise(size: int) -> tuple[list[Rows], GeoBox, Sequence[MapClass], Callable[[
     chance = np.random.default_rng(1).integers(1, 255, (size, size)).astype(np.uint8)
     box = GeoBox((size, size), Affine(10.0, 0, 6e5, 0, -10.0, 5e6), "EPSG:32632")
     classes = [MapClass(k, str(k)) for k in range(1, 256)]
-    return [Rows(0, chance, np.random.default_rng(2).random((1, size, size)))], box, classes, int
+    return [Rows(0, chance, np.random.default_rng(2).random((1, size, size)))], box, classes, lambda row: None
 
 
 def land(box: GeoBox) -> np.ndarray:
@@ -79,7 +79,8 @@ BIG = GeoBox((700, 530), Affine(10.0, 0, 600_000.0, 0, -10.0, 5_000_000.0), "EPS
 
 def test_a_map_is_a_cog_with_its_values_and_place(tmp_path: Path) -> None:
     """Both files are valid COGs with overviews; classes to the pixel, confidence in percent, CRS, affine, no data."""
-    classes, told = land(BIG), []
+    classes = land(BIG)
+    told: list[int] = []
     pieces = blocks(classes, 3)
     counts = publish.write_map(tmp_path, pieces, BIG, CLASSES, told.append)
     assert counts == {c.name: int((classes == c.value).sum()) for c in CLASSES}

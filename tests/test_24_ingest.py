@@ -80,7 +80,7 @@ def scene(
         geolocation="affine",
         encoding="dn",
         geometry=lonlat(grid.extent),
-        bbox=tuple(grid.geographic_extent.boundingbox.bbox),
+        bbox=grid.geographic_extent.boundingbox.bbox,
         bands=sources,
         quality={},
         metadata={},
