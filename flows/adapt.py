@@ -13,13 +13,12 @@ from prefect.cache_policies import NO_CACHE
 from catalog.ledger import Ledger
 from catalog.search import Raster
 from flows import segment
-from flows.models import Draft, device, once, open_checkpoint, told
+from flows.models import Draft, device, once, open_checkpoint, recipe_of, told
 from flows.refs import AdaptRequest, ItemRef, Where
 from flows.select import classes_of, of_sensor
 from flows.stac import labels_to_learn
 from ringmoe.modality import Modality
 from ringmoe.tasks.segmentation import SegmentationConfig, Segmenter, balanced
-from ringmoe.train import TrainConfig
 from ringmoe.train import adapt as train
 
 RESULTS_VERSION = 1
@@ -64,7 +63,7 @@ def make(
     torch.manual_seed(request.seed)
     config = SegmentationConfig(Modality(sampler.modality), names, class_weights=balanced(counts))
     segmenter = Segmenter(base.model.to(device()), config).to(device())
-    recipe = TrainConfig(steps=request.steps, rate=request.rate, seed=request.seed, threads=where.threads)
+    recipe = recipe_of(request, where)
     history = train(segmenter, sampler.stream(), recipe, on_step=told("adapt", request.steps))
     segment.save(folder, segmenter, {"step": "adapt", "parent": parent.id, "request": request.model_dump(mode="json")})
     edge = max(1, min(10, len(history.loss) // 4))

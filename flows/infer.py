@@ -11,6 +11,7 @@ from typing import Any
 import geopandas as gpd
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 from odc.geo.geobox import GeoBox
 from prefect import flow, task
@@ -65,7 +66,7 @@ def _once(
     try:
         with no_space_left(item_id):
             folder = ledger.attempt("maps", item_id)
-            make(folder, item_id, model, cubes, truth, request, ledger)
+            make(folder, item_id, model, cubes, truth, request, ledger, where.threads)
     except Refusal as error:
         ledger.fail(item_id, "infer", str(error))
         raise
@@ -82,8 +83,10 @@ def make(
     truth: score.Truth | None,
     request: InferRequest,
     ledger: Ledger,
+    threads: int,
 ) -> dict[str, Any]:
     """Map a mosaic of composites tile by tile, count areas, score where truth is given, and publish."""
+    torch.set_num_threads(threads)  # sums depend on it
     found = open_checkpoint(model)
     segmenter = segment.segmenter_of(found).to(device())
     pieces = composites(cubes, request.area, request.period, request.composite)

@@ -18,10 +18,10 @@ from catalog import publish
 from catalog.errors import Refusal
 from catalog.ledger import Ledger, no_space_left, unit_id
 from flows import progress
-from flows.refs import ItemRef
+from flows.refs import AdaptRequest, ItemRef, PretrainRequest, PruneRequest, Where
 from ringmoe.checkpoint import Checkpoint, load
 from ringmoe.errors import CheckpointError
-from ringmoe.train import Step
+from ringmoe.train import Step, TrainConfig
 
 Make = Callable[[Path], Mapping[str, Any]]
 """Writes a checkpoint into the folder given and returns properties for its item."""
@@ -117,6 +117,17 @@ def device() -> torch.device:
 def told(step: str, total: int, offset: int = 0) -> Callable[[Step], None]:
     """A step's watcher for `ringmoe.train` that tells the terminal."""
     return lambda s: progress.tell(step, offset + s.index + 1, total, f"loss {s.loss:.3f}")
+
+
+def recipe_of(request: PretrainRequest | AdaptRequest | PruneRequest, where: Where) -> TrainConfig:
+    """How a request trains: a tenth of the steps warm up."""
+    return TrainConfig(
+        steps=request.steps,
+        rate=request.rate,
+        warmup=max(1, request.steps // 10),
+        seed=request.seed,
+        threads=where.threads,
+    )
 
 
 def bands_of(contract: Any) -> list[dict[str, Any]]:

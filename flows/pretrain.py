@@ -11,7 +11,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from catalog.ledger import Ledger
-from flows.models import Draft, bands_of, device, once, told
+from flows.models import Draft, bands_of, device, once, recipe_of, told
 from flows.refs import ItemRef, PretrainRequest, Where
 from flows.select import within
 from ringmoe import checkpoint, presets
@@ -20,7 +20,6 @@ from ringmoe.data import EQUAL_MIX, ChipSampler, Crop
 from ringmoe.errors import ConfigError
 from ringmoe.measure import measure_contract
 from ringmoe.objectives import MaskedModelling, Objective
-from ringmoe.train import TrainConfig
 from ringmoe.train import pretrain as train
 
 RESULTS_VERSION = 1
@@ -53,7 +52,7 @@ def make(folder: Path, cubes: Sequence[ItemRef], request: PretrainRequest, where
         crop=Crop(chip_px=request.chip_px),
         seed=request.seed,
     )
-    config = TrainConfig(steps=request.steps, rate=request.rate, seed=request.seed, threads=where.threads)
+    config = recipe_of(request, where)
     history = train(model, objective, sampler.stream(), config, on_step=told("pretrain", request.steps))
     edge = max(1, min(10, len(history.loss) // 4))
     provenance = {

@@ -16,7 +16,7 @@ from torch import nn
 from catalog.ledger import Ledger
 from catalog.search import Raster
 from flows import segment
-from flows.models import Draft, device, once, open_checkpoint, told
+from flows.models import Draft, device, once, open_checkpoint, recipe_of, told
 from flows.refs import AdaptRequest, ItemRef, PruneRequest, Where
 from flows.select import of_sensor
 from flows.stac import labels_to_learn
@@ -25,8 +25,8 @@ from ringmoe.data import LabelledSampler
 from ringmoe.modality import Batch
 from ringmoe.prune import integrate, keep_collaborative, slice_modalities
 from ringmoe.tasks.segmentation import Segmenter
-from ringmoe.train import TrainConfig, distil
 from ringmoe.train import adapt as fine_tune
+from ringmoe.train import distil
 from ringmoe.usage import profile
 
 RESULTS_VERSION = 1
@@ -80,7 +80,7 @@ def make(
     student = Segmenter(stages[-1][1].to(device()), teacher.config)
     student.head.load_state_dict(copy.deepcopy(teacher.head.state_dict()))
     student = student.to(device())
-    recipe = TrainConfig(steps=request.steps, rate=request.rate, seed=request.seed, threads=where.threads)
+    recipe = recipe_of(request, where)
     told_twice = told("prune", 2 * request.steps), told("prune", 2 * request.steps, request.steps)
     distilled = distil(student.backbone, teacher.backbone, _chips(sampler, teacher), recipe, on_step=told_twice[0])
     tuned = fine_tune(student, sampler.stream(request.steps), recipe, on_step=told_twice[1])

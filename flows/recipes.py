@@ -108,9 +108,9 @@ def sandbox_run(settings: Settings, made: sandbox.Summary, *, quick: bool = Fals
     return RunRequest(
         where=Where.of(settings),
         ingest=IngestRequest(area=both, period=SANDBOX_PERIOD, sensors=SANDBOX_SENSORS, tile_m=2560.0),
-        pretrain=PretrainRequest(area=west, steps=200 // share),
-        adapt=AdaptRequest(area=west, period=SANDBOX_MAPPED, steps=300 // share),
-        prune=PruneRequest(steps=100 // share),
+        pretrain=PretrainRequest(area=west, steps=120 // share),
+        adapt=AdaptRequest(area=west, period=SANDBOX_MAPPED, steps=150 // share),
+        prune=PruneRequest(steps=60 // share),
         infer=InferRequest(area=east, period=SANDBOX_MAPPED),
     )
 

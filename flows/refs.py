@@ -120,13 +120,16 @@ class PretrainRequest(BaseModel):
     """Only pixels within are seen."""
     preset: str = "nano"
     """A name of ringmoe.presets."""
-    steps: int = 300
+    steps: int = 120
+    """Batches."""
     chips: int = 32
     """Chips a step, over all modalities."""
     chip_px: int = 64
-    rate: float = 1e-3
-    """Peak learning rate."""
+    """Side of a chip."""
+    rate: float = 2e-3
+    """Peak learning rate; a tenth of the steps warm up to it."""
     seed: int = 0
+    """Another seed, another run."""
 
 
 class AdaptRequest(BaseModel):
@@ -138,11 +141,16 @@ class AdaptRequest(BaseModel):
     """The looks that are composited and labelled."""
     sensor: str = "sentinel-2"
     """Whose cubes are mapped."""
-    steps: int = 250
+    steps: int = 150
+    """Batches."""
     chips: int = 16
+    """Chips a step."""
     chip_px: int = 64
-    rate: float = 1e-3
+    """Side of a chip."""
+    rate: float = 4e-3
+    """Peak learning rate; a tenth of the steps warm up to it."""
     seed: int = 0
+    """Another seed, another run."""
 
 
 class PruneRequest(BaseModel):
@@ -152,10 +160,12 @@ class PruneRequest(BaseModel):
     """Collaborative experts kept in each block before integration."""
     method: Literal["neurons", "kc", "ks", "ka"] = "neurons"
     """How experts become one dense FFN."""
-    steps: int = 150
-    """Recovery steps."""
-    rate: float = 1e-3
+    steps: int = 60
+    """Recovery steps, distilling and again fine-tuning."""
+    rate: float = 2e-3
+    """Peak learning rate of both."""
     seed: int = 0
+    """Another seed, another run."""
 
 
 class InferRequest(BaseModel):
