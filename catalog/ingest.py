@@ -249,11 +249,13 @@ def _places(scene: Scene, area: Geometry, tile_m: float) -> list[tuple[str, Tile
 
 
 def _on_utm_grid(scene: Scene, crs: str, resolution_m: float) -> bool:
+    """Whether a scene may be warped onto UTM tiles: real numbers, north up, in UTM, as fine as its sensor is."""
     code = int(crs.split(":")[-1]) if crs.split(":")[-1].isdigit() else 0
     if scene.decimated or scene.encoding != "dn" or not (32601 <= code <= 32660 or 32701 <= code <= 32760):
         return False
     transforms = [b.transform for b in scene.bands.values() if b.transform]
-    return all(abs(t[1]) + abs(t[3]) < 1e-9 for t in transforms) and resolution_m > 0
+    north_up = all(abs(t[1]) + abs(t[3]) < 1e-9 for t in transforms)
+    return bool(transforms) and north_up and min(abs(t[0]) for t in transforms) <= 1.5 * resolution_m
 
 
 def _alike(scenes: Sequence[Scene]) -> list[tuple[Scene, ...]]:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -163,12 +164,22 @@ class Ledger:
                 dead.append(folder)
         return tuple(dead)
 
-    def sweep(self) -> tuple[Path, ...]:
-        """Remove dead attempts; returns what was removed."""
-        dead = self.dead_attempts()
+    def sweep(self, older_than_s: float = 0.0) -> tuple[Path, ...]:
+        """Remove dead attempts in which nothing was written for a while; returns what was removed.
+
+        Parameters
+        ----------
+        older_than_s
+            Attempts written to within this many seconds stay: another run may be at work on them.
+        """
+        dead = tuple(f for f in self.dead_attempts() if time.time() - _last_written(f) >= older_than_s)
         for folder in dead:
             shutil.rmtree(folder)
         return dead
+
+
+def _last_written(folder: Path) -> float:
+    return max(p.stat().st_mtime for p in (folder, *folder.rglob("*")))
 
 
 def write_whole(path: Path, value: Mapping[str, Any]) -> None:
@@ -178,7 +189,7 @@ def write_whole(path: Path, value: Mapping[str, Any]) -> None:
         draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             with open(draft, "w") as stream:
-                json.dump(value, stream, indent=1, sort_keys=True)
+                json.dump(value, stream, indent=1, sort_keys=True, allow_nan=False)
                 stream.write("\n")
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from odc.geo.geobox import GeoBox
-from rasterio.rpc import RPC
 
-from catalog import read
-from catalog.calibrate import backscatter, complex_amplitude, lut, quality, reflectance
-from catalog.errors import CalibrationError, GeolocationError
+from catalog import laws, read
+from catalog.calibrate import backscatter, quality
 from catalog.geocode import RadarGrid, bistatic_reference_s, geocode, place_by_rpc
 from catalog.grid import Tile
-from catalog.metadata import gaofen3, rpb, sentinel1, sentinel1_luts, sentinel2, worldview
-from catalog.metadata import landsat as landsat_metadata
+from catalog.metadata import sentinel1
 from catalog.scene import Scene
 from catalog.search import Raster
-from catalog.sensors import SENSORS
+from catalog.sensors import SENSORS, USABLE
 
 
 @dataclass(frozen=True)
@@ -52,18 +48,6 @@ class MatchImage:
     """(y, x) float32; radar as decibels; 0 where unusable."""
     usable: np.ndarray
     """(y, x) bool."""
-
-
-@dataclass(frozen=True)
-class _Law:
-    """What a scene's metadata say of its calibration."""
-
-    apply: Callable[[xr.DataArray], xr.DataArray]
-    """Digital numbers (band, y, x) to the quantity."""
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    """JSON-able."""
-    notes: tuple[str, ...] = ()
-    """For the cube."""
 
 
 def look(
@@ -108,7 +92,7 @@ def match_image(scene: Scene, grid: GeoBox, *, engine: str, dem: Raster | None) 
     values = found.data.values[0]
     if SENSORS[scene.sensor].law == "backscatter":
         values = 10 * np.log10(np.maximum(values, 1e-5))
-    usable = np.isfinite(values) & np.isin(found.quality.values, (1, 5))
+    usable = np.isfinite(values) & np.isin(found.quality.values, [int(q) for q in USABLE])
     return MatchImage(np.where(usable, values, 0.0).astype(np.float32), usable)
 
 
@@ -117,7 +101,7 @@ def _warped(
 ) -> Look:
     """An affine optical product: read on the grid, then the affine law."""
     names = bands or list(scene.bands)
-    law = _optical_law(scene, names)
+    law = laws.optical_law(scene, names)
     own = _same_grid(scene, grid) and shift_m == (0.0, 0.0)
     dn = read.read(scene, grid, names, resampling="nearest" if own else "bilinear", shift_m=shift_m, engine=engine)
     data = law.apply(dn).compute()
@@ -133,7 +117,7 @@ def _geocoded(
     """A detected product in ground range: calibrated in its own geometry, then placed by orbit and height."""
     names = bands or list(scene.bands)
     dn = read.read_native(scene, names)
-    power, provenance = _sentinel1_power(scene, dn)
+    power, provenance = laws.sentinel1_power(scene, dn)
     height = None if dem is None else _heights(dem, grid)
     placed = geocode(power, _radar_grid(scene), grid, height, shift_m=shift_m)
     valid = _measured(placed)
@@ -146,9 +130,9 @@ def _as_stored(scene: Scene, grid: GeoBox) -> Look:
     """A geocoded product whose pixels must not be interpolated (complex, decibels): kept on its own raster."""
     dn = read.read_native(scene, list(scene.bands))
     if scene.encoding == "complex":
-        law = _complex_law(scene)
+        law = laws.complex_law(scene)
     else:
-        law = _Law(
+        law = laws.Law(
             lambda db: backscatter.power_from_db(db, scene.quantity), {"law": "10^(dB/10)", "source": "encoding"}
         )
     data = law.apply(dn).compute()
@@ -159,11 +143,11 @@ def _as_stored(scene: Scene, grid: GeoBox) -> Look:
 def _in_radar_geometry(scene: Scene, dem: Raster | None) -> Look:
     """A complex product: calibrated amplitude with its phase, every pixel with its place."""
     dn = read.read_native(scene, list(scene.bands))
-    law = _complex_law(scene)
+    law = laws.complex_law(scene)
     data = law.apply(dn).compute()
     valid = _measured(data)
     shape = (int(data.sizes["y"]), int(data.sizes["x"]))
-    rpcs = _rpcs(scene)
+    rpcs = laws.polynomials(scene)
     longitude, latitude, height = place_by_rpc(rpcs, shape, dem.href if dem else float(rpcs.height_off))
     places = {"longitude": longitude, "latitude": latitude, "height": height}
     notes = () if dem else (f"no DEM: placed at {rpcs.height_off:.0f} m above the ellipsoid",)
@@ -172,165 +156,9 @@ def _in_radar_geometry(scene: Scene, dem: Raster | None) -> Look:
     return Look(data, quality.from_valid(valid), scene.quantity, gsd, provenance, (*law.notes, *notes), places)
 
 
-def _rpcs(scene: Scene) -> RPC:
-    """Rational polynomials of a scene: from the first channel's RPB file."""
-    role = next((r for r in sorted(scene.metadata) if r.startswith("rpc")), None)
-    if role is None:
-        raise GeolocationError(
-            "a product in radar geometry has no rational polynomials",
-            item=scene.id,
-            enough="an .rpc or .rpb file beside each channel",
-            todo="fetch the product whole",
-        )
-    return rpb.read_rpb(Path(scene.metadata[role]))
-
-
-def _optical_law(scene: Scene, bands: list[str]) -> _Law:
-    if SENSORS[scene.sensor].law == "radiance":
-        return _worldview(scene, bands)
-    if "mtl" in scene.metadata:
-        return _landsat(scene, bands)
-    if "product" in scene.metadata or "tile" in scene.metadata:
-        return _sentinel2(scene, bands)
-    return _by_item(scene, bands)
-
-
-def _sentinel2(scene: Scene, bands: list[str]) -> _Law:
-    product = sentinel2.read_product(Path(scene.metadata["product"])) if "product" in scene.metadata else None
-    tile = sentinel2.read_tile(Path(scene.metadata["tile"])) if "tile" in scene.metadata else None
-    found = sentinel2.radiometry(product, tile)
-    scale = dict.fromkeys(bands, 1 / found.quantification)
-    offset = {b: found.offsets.get(b, 0.0) / found.quantification for b in bands}
-    provenance = {
-        "law": "rho = (DN + offset) / quantification",
-        "quantification": found.quantification,
-        "offset_dn": {b: found.offsets.get(b, 0.0) for b in bands},
-        "source": found.source,
-    }
-    return _Law(lambda dn: reflectance.reflectance_from_dn(dn, scale, offset, scene.quantity), provenance)
-
-
-def _landsat(scene: Scene, bands: list[str]) -> _Law:
-    found = landsat_metadata.read_mtl(Path(scene.metadata["mtl"]))
-    scale, offset = {b: found.mult[b] for b in bands}, {b: found.add[b] for b in bands}
-    surface = scene.quantity == "surface_reflectance"
-    sun = None if surface else found.sun_elevation_deg
-    provenance = {
-        "law": "rho = DN * mult + add" + ("" if surface else ", over the sine of the sun's elevation"),
-        "mult": scale,
-        "add": offset,
-        "source": f"REFLECTANCE_MULT and REFLECTANCE_ADD of {Path(scene.metadata['mtl']).name}",
-    }
-    return _Law(
-        lambda dn: reflectance.reflectance_from_dn(dn, scale, offset, scene.quantity, sun_elevation_deg=sun), provenance
-    )
-
-
-def _worldview(scene: Scene, bands: list[str]) -> _Law:
-    found = worldview.read_imd(Path(scene.metadata["imd"]))
-    gain = {b.name: b.abs_cal_factor / b.effective_bandwidth_um for b in found.bands}
-    irradiance = {b: SENSORS[scene.sensor].band(b).irradiance for b in bands}
-    missing = [b for b in bands if b not in gain or irradiance[b] is None]
-    if missing:
-        raise CalibrationError(
-            f"no calibration factor or solar irradiance for {', '.join(missing)}",
-            item=scene.id,
-            enough="absCalFactor and effectiveBandwidth per band in the IMD",
-            todo="fetch the product with its IMD",
-        )
-    distance = reflectance.earth_sun_distance_au(found.acquired)
-    solar = {b: float(v) for b, v in irradiance.items() if v is not None}
-
-    def apply(dn: xr.DataArray) -> xr.DataArray:
-        radiance = reflectance.radiance_from_dn(dn, {b: gain[b] for b in bands}, dict.fromkeys(bands, 0.0))
-        return reflectance.toa_reflectance_from_radiance(radiance, solar, distance, found.sun_elevation_deg)
-
-    provenance = {
-        "law": "L = DN * absCalFactor / effectiveBandwidth; rho = pi L d^2 / (E sin(sun elevation))",
-        "gain": {b: gain[b] for b in bands},
-        "irradiance": solar,
-        "earth_sun_distance_au": distance,
-        "sun_elevation_deg": found.sun_elevation_deg,
-        "source": Path(scene.metadata["imd"]).name,
-    }
-    return _Law(apply, provenance)
-
-
-def _by_item(scene: Scene, bands: list[str]) -> _Law:
-    """Scale and offset of the item itself, where no metadata file came with the product."""
-    sources = {b: scene.bands[b] for b in bands}
-    missing = [b for b, s in sources.items() if s.scale is None]
-    if missing:
-        raise CalibrationError(
-            f"neither a metadata file nor raster:scale says what a digital number of {', '.join(missing)} is worth",
-            item=scene.id,
-            enough="the product's metadata file among the assets, or raster:scale and raster:offset per band",
-            todo="register the product with its metadata",
-        )
-    scale = {b: float(s.scale or 0.0) for b, s in sources.items()}
-    offset = {b: float(s.offset or 0.0) for b, s in sources.items()}
-    provenance = {"law": "rho = DN * scale + offset", "scale": scale, "offset": offset, "source": "item: raster:scale"}
-    return _Law(lambda dn: reflectance.reflectance_from_dn(dn, scale, offset, scene.quantity), provenance)
-
-
-def _complex_law(scene: Scene) -> _Law:
-    if "meta" in scene.metadata:
-        found = gaofen3.read_meta(Path(scene.metadata["meta"]))
-        qualify, constant = dict(found.qualify), dict(found.constant_db)
-        provenance = {
-            "law": "|S|^2 = (I^2 + Q^2) (qualify / 32767)^2 / 10^(K / 10)",
-            "qualify": qualify,
-            "constant_db": constant,
-            "source": Path(scene.metadata["meta"]).name,
-        }
-        return _Law(lambda dn: complex_amplitude.complex_from_gaofen3(dn, qualify, constant), provenance)
-    scale = {b: s.scale for b, s in scene.bands.items()}
-    known = {b: float(v) for b, v in scale.items() if v is not None}
-    if len(known) != len(scale):
-        raise CalibrationError(
-            "a complex channel has no scale factor",
-            item=f"{scene.id}: {', '.join(b for b in scale if b not in known)}",
-            enough="one scale factor per polarisation, in the file's tags or the item's raster:scale",
-            todo="fetch the product with its extended metadata",
-        )
-    provenance = {"law": "S = scale DN", "scale": known, "source": "scale_factor of the file's tags"}
-    return _Law(lambda dn: complex_amplitude.complex_from_scale(dn, known), provenance)
-
-
-def _sentinel1_power(scene: Scene, dn: xr.DataArray) -> tuple[xr.DataArray, dict[str, Any]]:
-    """Sigma nought of every polarisation, thermal noise taken off, in the product's own geometry."""
-    shape = (int(dn.sizes["y"]), int(dn.sizes["x"]))
-    tables, noises, files = [], [], []
-    for polarisation in [str(b) for b in dn["band"].values]:
-        gain = sentinel1_luts.read_calibration(Path(scene.metadata[f"calibration-{polarisation}"]))
-        tables.append(lut.interpolate_lut(gain.lines, gain.pixels, gain.sigma_nought, shape))
-        files.append(gain.path.name)
-        if f"noise-{polarisation}" in scene.metadata:
-            noises.append(_noise(Path(scene.metadata[f"noise-{polarisation}"]), shape))
-    noise = xr.concat(noises, dim="band") if len(noises) == len(tables) else None
-    power = backscatter.backscatter_from_amplitude(
-        dn,
-        xr.concat(tables, dim="band").assign_coords(band=dn["band"].values),
-        None if noise is None else noise.assign_coords(band=dn["band"].values),
-        scene.quantity,
-    )
-    provenance = {"law": "sigma0 = (DN^2 - noise) / A^2", "noise_removed": noise is not None, "source": files}
-    return power, provenance
-
-
-def _noise(path: Path, shape: tuple[int, int]) -> xr.DataArray:
-    table = sentinel1_luts.read_noise(path)
-    blocks = [
-        lut.AzimuthBlock(v.first_line, v.last_line, v.first_pixel, v.last_pixel, v.lines, v.lut)
-        for v in table.azimuth_vectors
-    ]
-    rows = table.range_vectors
-    return lut.noise_power([v.line for v in rows], [v.pixels for v in rows], [v.lut for v in rows], blocks, shape)
-
-
 def _radar_grid(scene: Scene) -> RadarGrid:
     role = next(r for r in sorted(scene.metadata) if r.startswith("annotation-"))
-    note = sentinel1.read_annotation(Path(scene.metadata[role]))
+    note = sentinel1.read_annotation(laws.metadata_file(scene, role))
     first = (np.datetime64(note.start.replace(tzinfo=None), "ns") - note.reference_time) / np.timedelta64(1, "s")
     grid = RadarGrid(
         orbit_time_s=note.orbit_time_s,

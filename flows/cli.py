@@ -40,7 +40,7 @@ SENSOR = Annotated[str, typer.Option("--sensor", help="Whose cubes are mapped.")
 def settings_of(home: Path | None) -> Settings:
     """Settings with the option over the environment; Prefect is told before it is imported."""
     settings = Settings() if home is None else Settings(home=home)
-    prepare(settings)
+    prepare(settings, debug="--debug" in sys.argv)
     return settings
 
 
@@ -53,9 +53,9 @@ def sandbox(
     debug: Debug = False,
 ) -> None:
     """Write a small procedural Earth: products of four satellites, heights, labels and truth."""
+    settings = settings_of(home)
     from flows import recipes
 
-    settings = settings_of(home)
     with terminal.bars():
         made = recipes.make_sandbox(settings, seed=seed, size_px=size)
     rows = [(p.sensor, p.region, p.date, Path(p.folder).name) for p in made.products]
@@ -73,9 +73,9 @@ def register(
     debug: Debug = False,
 ) -> None:
     """Turn product folders into STAC items."""
+    settings = settings_of(home)
     from flows import recipes
 
-    settings = settings_of(home)
     with terminal.bars():
         count, failed = recipes.register_once(settings, products, labels or [], dem or [])
     terminal.say(f"{count} items in {settings.scenes / 'catalog.json'}")
@@ -95,11 +95,11 @@ def search(
     debug: Debug = False,
 ) -> None:
     """Find scenes of an area and a period."""
+    settings = settings_of(home)
     from flows import asking
     from flows.ingest import find
     from flows.stac import stac_api
 
-    settings = settings_of(home)
     request = asking.ingest_request(settings, bbox, area, start, end, sensor)
     where = asking.where(settings)
     with stac_api(where) as url:
@@ -123,10 +123,10 @@ def ingest(
     debug: Debug = False,
 ) -> None:
     """Make cubes in physical units of an area and a period."""
+    settings = settings_of(home)
     from flows import asking
     from flows.ingest import ingest as flow
 
-    settings = settings_of(home)
     request = asking.ingest_request(settings, bbox, area, start, end, sensor, tile_m=tile, engine=engine)
     with terminal.bars():
         cubes = flow(request, asking.where(settings)).cubes
@@ -145,11 +145,11 @@ def pretrain(
     debug: Debug = False,
 ) -> None:
     """Pre-train a model on the cubes of an area."""
+    settings = settings_of(home)
     from flows import asking, shelf
     from flows.pretrain import pretrain as flow
     from flows.refs import PretrainRequest
 
-    settings = settings_of(home)
     place = asking.area_of(settings, bbox, area)
     request = PretrainRequest(area=place, preset=preset, steps=steps, seed=seed)
     with terminal.bars():
@@ -171,10 +171,10 @@ def adapt(
     debug: Debug = False,
 ) -> None:
     """Teach a pre-trained model the classes of registered label rasters."""
+    settings = settings_of(home)
     from flows import asking, shelf
     from flows.adapt import adapt as flow
 
-    settings = settings_of(home)
     request = asking.adapt_request(settings, bbox, area, start, end, sensor, steps)
     with terminal.bars():
         parent = shelf.model(asking.where(settings), "pretrain", model)
@@ -197,11 +197,11 @@ def prune(
     debug: Debug = False,
 ) -> None:
     """Cut an adapted model down to one dense expert a block, and let it recover."""
+    settings = settings_of(home)
     from flows import asking, shelf
     from flows.prune import prune as flow
     from flows.refs import PruneRequest
 
-    settings = settings_of(home)
     task = asking.adapt_request(settings, bbox, area, start, end, sensor, 0)
     request = PruneRequest.model_validate({"method": method, "steps": steps})
     with terminal.bars():
@@ -238,10 +238,10 @@ def map_parcels(
     debug: Debug = False,
 ) -> None:
     """From parcels to a map and a table of areas per class and parcel; missing cubes are made first."""
+    settings = settings_of(home)
     from flows import asking, shelf
     from flows.ingest import ingest as flow
 
-    settings = settings_of(home)
     where = asking.where(settings)
     request = asking.ingest_request(settings, None, parcels, start, end, [sensor], tile_m=shelf.tile_m(where, sensor))
     with terminal.bars():
@@ -252,11 +252,11 @@ def map_parcels(
 @app.command()
 def publish(home: Home = None, json: Json = None, debug: Debug = False) -> None:
     """Hold everything published against its checksums and rebuild the catalogue's links."""
+    settings = settings_of(home)
     from flows import asking
     from flows.publish import items
     from flows.publish import publish as flow
 
-    settings = settings_of(home)
     with terminal.bars():
         path = flow(asking.where(settings))
     count = sum(1 for _ in items(asking.where(settings)))
@@ -282,11 +282,11 @@ def run(
     debug: Debug = False,
 ) -> None:
     """All of it: register, search, ingest, pretrain, adapt, prune, infer, publish."""
-    from flows import asking, report
-
     if sandbox == bool(products):
         raise typer.BadParameter("name either --sandbox or --products FOLDER")
     settings = settings_of(home)
+    from flows import asking, report
+
     watch = report.Stopwatch()
     with terminal.bars():
         if sandbox:
@@ -324,10 +324,10 @@ def serve(
 @app.command()
 def status(home: Home = None, json: Json = None, debug: Debug = False) -> None:
     """What is finished, what failed and why, what is left to sweep."""
+    settings = settings_of(home)
     from catalog.ledger import Ledger
     from catalog.publish import COLLECTIONS
 
-    settings = settings_of(home)
     ledger = Ledger(settings.published)
     counts = {name: sum(1 for _ in ledger.items(name)) for name in COLLECTIONS}
     failures, dead = ledger.failures(), ledger.dead_attempts()
@@ -341,11 +341,16 @@ def status(home: Home = None, json: Json = None, debug: Debug = False) -> None:
 
 
 @app.command()
-def gc(home: Home = None, json: Json = None, debug: Debug = False) -> None:
+def gc(
+    hours: Annotated[float, typer.Option("--older-than", help="Leave younger attempts: a run may be at work.")] = 24.0,
+    home: Home = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
     """Remove what killed runs left behind; nothing that an item names."""
     from catalog.ledger import Ledger
 
-    removed = Ledger(settings_of(home).published).sweep()
+    removed = Ledger(settings_of(home).published).sweep(older_than_s=hours * 3600)
     terminal.say(f"{len(removed)} unfinished attempts removed")
     terminal.machine([str(r) for r in removed], json)
 

@@ -11,8 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 EMBEDDED_PREFECT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
-    "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a refusal is printed once, in its four parts, not as Prefect's traceback
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_CLI_PROMPT": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         return self.root / "catalog"
 
 
-def prepare(settings: Settings) -> None:
+def prepare(settings: Settings, *, debug: bool = False) -> None:
     """Point Prefect, GDAL and OpenMP where they belong; call before Prefect and torch are imported.
 
     An existing PREFECT_API_URL (a team's server) is left as it is.
@@ -64,7 +64,9 @@ def prepare(settings: Settings) -> None:
     if "PREFECT_API_URL" not in os.environ:
         os.environ.setdefault("PREFECT_HOME", str(settings.root / "prefect"))
     for name, value in EMBEDDED_PREFECT.items():
-        os.environ.setdefault(name, value)
+        os.environ.setdefault(name, "INFO" if debug and name.endswith("LOGGING_LEVEL") else value)
+    if not debug:  # workers that a full disk or Ctrl-C ends would each show a traceback
+        os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "critical")
     os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "EMPTY_DIR")
     # OpenMP threads that spin while they wait make training ten times slower beside any other load (measured)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

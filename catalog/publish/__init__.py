@@ -1,0 +1,17 @@
+"""Blocks or a model -> COG and STAC item, derived_from what it was made of; alone writes maps and items."""
+
+from catalog.publish.cog import Block, MapClass, write_map
+from catalog.publish.items import COLLECTIONS, Sources, cube_item, lonlat, map_item, model_item, relink
+
+__all__ = [
+    "COLLECTIONS",
+    "Block",
+    "MapClass",
+    "Sources",
+    "cube_item",
+    "lonlat",
+    "map_item",
+    "model_item",
+    "relink",
+    "write_map",
+]
