@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from catalog.errors import CatalogError, NothingFound, Refusal, StorageFull
 from flows import terminal
+from flows.orphans import end_orphans
 from flows.settings import Settings, prepare
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ def settings_of(home: Path | None) -> Settings:
     """Settings with the option over the environment; Prefect is told before it is imported."""
     settings = Settings() if home is None else Settings(home=home)
     prepare(settings, debug="--debug" in sys.argv)
+    end_orphans(settings)
     return settings
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import json
 import os
 import shutil
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import SMALL, Finished, Run, ringmoe
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = Path(__file__).resolve().parent / "schemas"
@@ -117,3 +120,20 @@ def as_document(thing: Any) -> dict[str, Any]:
         return json.loads(Path(thing).read_text())
     plain = thing if isinstance(thing, Mapping) else thing.to_dict(transform_hrefs=False)
     return json.loads(json.dumps(plain))
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The main job, run once a session from its start to its end, whatever number of workers asks for it."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all workers
+    home, told = shared / "small-run", shared / "small-run.json"
+    with open(shared / "small-run.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not told.exists():
+            done = ringmoe(home, *SMALL, "--json", str(shared / "small-run-summary.json"))
+            told.write_text(json.dumps(dataclasses.asdict(done)))
+    finished = Finished(**json.loads(told.read_text()))
+    assert finished.code == 0, finished.said
+    return Run(home, json.loads((shared / "small-run-summary.json").read_text()), finished)
