@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +39,9 @@ Sensors = Annotated[list[str] | None, typer.Option("--sensor", help="A sensor, r
 Model = Annotated[str | None, typer.Option("--model", metavar="ID", help="Item id. [default: the latest]")]
 SENSOR = Annotated[str, typer.Option("--sensor", help="Whose cubes are mapped.")]
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells know it."""
+
 
 def settings_of(home: Path | None) -> Settings:
     """Settings with the option over the environment; Prefect is told before it is imported."""
@@ -44,6 +49,16 @@ def settings_of(home: Path | None) -> Settings:
     prepare(settings, debug="--debug" in sys.argv)
     end_orphans(settings)
     return settings
+
+
+@contextmanager
+def working() -> Iterator[None]:
+    """Bars for a person, and an API for the flows."""
+    from flows.interrupt import start_api
+
+    with terminal.bars():
+        start_api()
+        yield
 
 
 @app.command()
@@ -130,7 +145,7 @@ def ingest(
     from flows.ingest import ingest as flow
 
     request = asking.ingest_request(settings, bbox, area, start, end, sensor, tile_m=tile, engine=engine)
-    with terminal.bars():
+    with working():
         cubes = flow(request, asking.where(settings)).cubes
     _report_items("Cubes", cubes, json)
 
@@ -154,7 +169,7 @@ def pretrain(
 
     place = asking.area_of(settings, bbox, area)
     request = PretrainRequest(area=place, preset=preset, steps=steps, seed=seed)
-    with terminal.bars():
+    with working():
         made = flow(shelf.cubes(asking.where(settings), place), request, asking.where(settings))
     _report_items("Model", [made], json)
 
@@ -178,7 +193,7 @@ def adapt(
     from flows.adapt import adapt as flow
 
     request = asking.adapt_request(settings, bbox, area, start, end, sensor, steps)
-    with terminal.bars():
+    with working():
         parent = shelf.model(asking.where(settings), "pretrain", model)
         made = flow(parent, shelf.cubes(asking.where(settings), request.area), request, asking.where(settings))
     _report_items("Model", [made], json)
@@ -206,7 +221,7 @@ def prune(
 
     task = asking.adapt_request(settings, bbox, area, start, end, sensor, 0)
     request = PruneRequest.model_validate({"method": method, "steps": steps})
-    with terminal.bars():
+    with working():
         parent = shelf.model(asking.where(settings), "adapt", model)
         made = flow(parent, shelf.cubes(asking.where(settings), task.area), request, task, asking.where(settings))
     _report_items("Model", [made], json)
@@ -246,7 +261,7 @@ def map_parcels(
 
     where = asking.where(settings)
     request = asking.ingest_request(settings, None, parcels, start, end, [sensor], tile_m=shelf.tile_m(where, sensor))
-    with terminal.bars():
+    with working():
         flow(request, asking.where(settings))
     _map(settings, None, parcels, start, end, sensor, model, parcels, json)
 
@@ -259,7 +274,7 @@ def publish(home: Home = None, json: Json = None, debug: Debug = False) -> None:
     from flows.publish import items
     from flows.publish import publish as flow
 
-    with terminal.bars():
+    with working():
         path = flow(asking.where(settings))
     count = sum(1 for _ in items(asking.where(settings)))
     terminal.say(f"{count} items in {path}")
@@ -290,7 +305,7 @@ def run(
     from flows import asking, report
 
     watch = report.Stopwatch()
-    with terminal.bars():
+    with working():
         if sandbox:
             request, failed = asking.sandbox_run(settings, seed=seed, size_px=size, quick=quick)
         else:
@@ -374,7 +389,7 @@ def _map(
 
     place = asking.area_of(settings, bbox, area)
     request = InferRequest(area=place, period=asking.period_of(settings, start, end), sensor=sensor, parcels=parcels)
-    with terminal.bars():
+    with working():
         where = asking.where(settings)
         maps = flow(shelf.model(where, "prune", model), shelf.cubes(where, place), request, where)
     _report_items("Maps", maps, json)
@@ -407,16 +422,21 @@ def main() -> None:
             traceback.print_exc()
         sys.exit(_explain(error, debug))
     except KeyboardInterrupt:
-        terminal.err.print("[bold]interrupted[/]  what was finished is kept; run the same command to go on")
-        sys.exit(130)
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        _say_interrupted()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say_interrupted() -> None:
+    terminal.err.print("[bold]interrupted[/]  what was finished is kept; run the same command to go on")
 
 
 def _explain(error: Exception, debug: bool) -> int:
     """Print an error for a person; returns the exit code."""
     if isinstance(error, typer.Abort):
-        terminal.err.print("[bold]interrupted[/]  what was finished is kept; run the same command to go on")
-        return 130
+        _say_interrupted()
+        return INTERRUPTED
     show = getattr(error, "show", None)
     if callable(show):  # what typer says of options it cannot read
         show()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from catalog.ledger import Ledger
 from catalog.scene import Scene
 from catalog.search import dems, search
 from flows import progress
+from flows.interrupt import spared
 from flows.refs import IngestRequest, ItemRef, Where
 from flows.stac import stac_api
 
@@ -85,7 +87,10 @@ def ingest_units(pending: Sequence[units.Unit], where: Where, total: int) -> lis
     """
     made: list[ItemRef] = []
     failed: list[tuple[units.Unit, BaseException]] = []
-    with runner(where) as workers:
+    with ExitStack() as stack:
+        with spared():
+            workers = stack.enter_context(runner(where))
+            _ = workers.client  # the cluster starts when it is first asked for
         futures = {
             workers.submit(ingest_unit, parameters={"unit": unit, "published": where.published}): unit
             for unit in pending

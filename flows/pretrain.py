@@ -63,9 +63,9 @@ def make(folder: Path, cubes: Sequence[ItemRef], request: PretrainRequest, where
     }
     checkpoint.save(folder, model, provenance=provenance)
     return {
-        "mlm:name": f"RingMoE {request.preset}, pre-trained",
+        "mlm:name": f"RingMoE {request.preset} pre-trained",
         "mlm:architecture": "RingMoE: Swin V2 with modal-specialized, collaborative and shared experts",
-        "mlm:tasks": ["feature-extraction"],
+        "mlm:tasks": ["similarity-search"],  # mlm 1.4 has no word nearer to features
         "mlm:framework": "PyTorch",
         "mlm:framework_version": torch.__version__.split("+")[0],
         "mlm:total_parameters": sum(p.numel() for p in model.parameters()),
@@ -74,7 +74,7 @@ def make(folder: Path, cubes: Sequence[ItemRef], request: PretrainRequest, where
         "mlm:output": [
             {
                 "name": "feature pyramid",
-                "tasks": ["feature-extraction"],
+                "tasks": ["similarity-search"],
                 "result": {
                     "shape": [-1, model.config.dim * 8, -1, -1],
                     "dim_order": ["batch", "channel", "height", "width"],

@@ -13,8 +13,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
+from prefect import serve as serve_deployments
 from prefect.flows import EntrypointType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -34,7 +36,7 @@ SERVER_SECONDS = 120.0
 def months(last: dt.date, days: int) -> Period:
     """The calendar months that hold the `days` days up to `last`.
 
-    Whole months, because the period is part of what names a cube: a window that moved each day would make every cube
+    Whole months, because the period is part of what names a map: a window that moved each day would make the same map
     again each day.
     """
     first = (last - dt.timedelta(days=days)).replace(day=1)
@@ -119,14 +121,15 @@ def serve(settings: Settings, cron: str, bbox: list[float], days: int) -> None:
         When Prefect's server cannot be started.
     """
     with server(settings.root / "prefect") as api, temporary_settings({PREFECT_API_URL: api}):
-        update.serve(
-            name="embedded",
+        # as a deployment, not by `update.serve`: that hands the flow on pickled, and nested flows do not survive it
+        deployed: Any = update.to_deployment(
+            "embedded",
             cron=cron,
             parameters={"home": str(settings.root), "bbox": bbox, "days": days},
             description="Ingest what is new and map it with the latest pruned model",
-            limit=1,
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
+        serve_deployments(deployed, limit=1, print_starting_message=False)
 
 
 @contextmanager

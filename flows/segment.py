@@ -76,7 +76,10 @@ def segmenter_of(found: Checkpoint) -> Segmenter:
 
 def describe(segmenter: Segmenter, name: str, base: Checkpoint) -> dict[str, Any]:
     """`mlm:*` properties of a model with a segmentation head."""
-    classes = [{"value": i, "name": n.replace(" ", "_")} for i, n in enumerate(segmenter.config.classes, start=1)]
+    classes = [
+        {"value": i, "name": n.replace(" ", "_"), "description": n}
+        for i, n in enumerate(segmenter.config.classes, start=1)
+    ]
     return {
         "mlm:name": name,
         "mlm:architecture": "RingMoE: Swin V2 with modal-specialized, collaborative and shared experts",

@@ -62,7 +62,8 @@ def prepare(settings: Settings, *, debug: bool = False) -> None:
     An existing PREFECT_API_URL (a team's server) is left as it is.
     """
     if "PREFECT_API_URL" not in os.environ:
-        os.environ.setdefault("PREFECT_HOME", str(settings.root / "prefect"))
+        prefect_home = os.environ.setdefault("PREFECT_HOME", str(settings.root / "prefect"))
+        Path(prefect_home).parent.mkdir(parents=True, exist_ok=True)  # Prefect makes the last folder only
     for name, value in EMBEDDED_PREFECT.items():
         os.environ.setdefault(name, "INFO" if debug and name.endswith("LOGGING_LEVEL") else value)
     if not debug:  # workers that a full disk or Ctrl-C ends would each show a traceback

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +26,8 @@ class Finished:
     """Standard output."""
     err: str
     """Standard error."""
-    seconds: float
-    """How long it took."""
+    processor_s: float
+    """What it took of the processors, children included: the same beside any other load."""
 
     @property
     def said(self) -> str:
@@ -68,7 +68,7 @@ def start(home: Path, *words: str, log: Path, **more: str) -> subprocess.Popen[b
 
 def ringmoe(home: Path, *words: str, timeout_s: float = 600.0, **more: str) -> Finished:
     """A command from its start to its end."""
-    began = time.monotonic()
+    before = _spent_s()
     done = subprocess.run(
         [str(COMMAND), *words, "--home", str(home)],
         capture_output=True,
@@ -77,7 +77,12 @@ def ringmoe(home: Path, *words: str, timeout_s: float = 600.0, **more: str) -> F
         timeout=timeout_s,
         check=False,
     )
-    return Finished(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
+    return Finished(done.returncode, done.stdout, done.stderr, _spent_s() - before)
+
+
+def _spent_s() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def copy_of(home: Path, target: Path) -> Path:

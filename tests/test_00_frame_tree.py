@@ -87,10 +87,15 @@ def as_block(wanted: dict[str, str], order: list[str]) -> str:
     return "\n".join(lines)
 
 
+def is_plain_folder(path: Path) -> bool:
+    """A folder that is no package has no caption of its own: the README gives it one."""
+    return path.is_dir() and not (path / "__init__.py").exists()
+
+
 def test_the_tree_in_the_readme_is_the_real_one(root: Path) -> None:
     """The README's tree holds every file of the packages and of infra with its caption, and nothing else."""
     shown = tree_of((root / "README.md").read_text())
     real = captions(root)
-    free = {path: caption for path, caption in shown.items() if path in ("tests/", "infra/")}
+    free = {path: caption for path, caption in shown.items() if is_plain_folder(root / path)}
     wanted = real | free
     assert shown == wanted, "the tree should read:\n\n" + as_block(wanted, list(shown))

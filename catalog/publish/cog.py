@@ -23,21 +23,6 @@ from rio_cogeo.profiles import cog_profiles
 from catalog.errors import PublishError
 from catalog.ledger import no_space_left
 
-_SCHEMA = "https://stac-extensions.github.io"
-PROCESSING = f"{_SCHEMA}/processing/v1.1.0/schema.json"
-PROJECTION = f"{_SCHEMA}/projection/v2.0.0/schema.json"
-RASTER = f"{_SCHEMA}/raster/v1.1.0/schema.json"
-CLASSIFICATION = f"{_SCHEMA}/classification/v2.0.0/schema.json"
-FILE = f"{_SCHEMA}/file/v2.1.0/schema.json"
-DATACUBE = f"{_SCHEMA}/datacube/v2.2.0/schema.json"
-MLM = f"{_SCHEMA}/mlm/v1.4.0/schema.json"
-
-COLLECTIONS = {
-    "cubes": "Calibrated and co-registered scenes of one instrument over one tile",
-    "models": "Checkpoints of RingMoE with their data contract",
-    "maps": "What a model says of an area",
-}
-
 
 @dataclass(frozen=True)
 class MapClass:

@@ -174,12 +174,15 @@ def model_item(
     """
     item = _item("models", item_id, footprint, sources, [MLM, FILE])
     item.properties |= dict(description)
+    names = dict.fromkeys(name for taken in description["mlm:input"] for name in taken["bands"])
+    bands = {"bands": [{"name": name} for name in names]} if names else {}
+    item.properties |= bands  # mlm wants the bands that its inputs name here, STAC 1.1 only if an asset has them too
     for file in sorted((folder / "checkpoint").iterdir()):
         weights = file.suffix == ".safetensors"
         kind = "application/octet-stream; application=safetensors" if weights else "application/json"
         asset = _file(folder, f"checkpoint/{file.name}", file.name, kind, ["mlm:model"] if weights else ["metadata"])
         if weights:
-            asset.extra_fields["mlm:artifact_type"] = "safetensors"
+            asset.extra_fields |= {"mlm:artifact_type": "safetensors"} | bands
         item.add_asset(file.stem, asset)
     return _commit(ledger, "models", item)
 

@@ -1,0 +1,30 @@
+"""Ctrl-C is for the run alone: the servers and workers it starts are spared, so that it can end them in order."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+
+
+@contextmanager
+def spared() -> Iterator[None]:
+    """Processes started within never see Ctrl-C, which a terminal sends to all of them; ours comes when this ends.
+
+    A signal mask is inherited by threads and processes, also by those that they start later.
+    """
+    resource_tracker.ensure_running()  # whoever starts it first lifts the mask of its own thread
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_api() -> None:
+    """Have Prefect's API answer before a flow asks it: an embedded one is a process of its own."""
+    from prefect.client.orchestration import get_client
+
+    with spared(), get_client(sync_client=True):
+        pass
