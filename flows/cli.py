@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import traceback
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +43,8 @@ SENSOR = Annotated[str, typer.Option("--sensor", help="Whose cubes are mapped.")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells know it."""
+ROOM_BYTES = 8 * 2**20
+"""With less than this on the disk a run does not begin: the database of an embedded Prefect takes 6 MB."""
 
 
 def settings_of(home: Path | None) -> Settings:
@@ -52,13 +56,31 @@ def settings_of(home: Path | None) -> Settings:
 
 
 @contextmanager
-def working() -> Iterator[None]:
-    """Bars for a person, and an API for the flows."""
+def working(settings: Settings) -> Iterator[None]:
+    """Bars for a person, an API for the flows, and a full disk called so whoever met it."""
     from flows.interrupt import start_api
 
+    _check_room(settings)
     with terminal.bars():
-        start_api()
-        yield
+        try:
+            start_api()
+            yield
+        except Refusal:
+            raise
+        except Exception:  # of Prefect's, whose database has no room either
+            _check_room(settings)
+            raise
+
+
+def _check_room(settings: Settings) -> None:
+    settings.root.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(settings.root).free < ROOM_BYTES:
+        raise StorageFull(
+            "the disk is full",
+            item=str(settings.root),
+            enough=f"{ROOM_BYTES // 2**20} MB for a run's own records, and room for what it makes",
+            todo="free space or choose another home (--home), then run the same command again",
+        )
 
 
 @app.command()
@@ -145,7 +167,7 @@ def ingest(
     from flows.ingest import ingest as flow
 
     request = asking.ingest_request(settings, bbox, area, start, end, sensor, tile_m=tile, engine=engine)
-    with working():
+    with working(settings):
         cubes = flow(request, asking.where(settings)).cubes
     _report_items("Cubes", cubes, json)
 
@@ -169,7 +191,7 @@ def pretrain(
 
     place = asking.area_of(settings, bbox, area)
     request = PretrainRequest(area=place, preset=preset, steps=steps, seed=seed)
-    with working():
+    with working(settings):
         made = flow(shelf.cubes(asking.where(settings), place), request, asking.where(settings))
     _report_items("Model", [made], json)
 
@@ -193,7 +215,7 @@ def adapt(
     from flows.adapt import adapt as flow
 
     request = asking.adapt_request(settings, bbox, area, start, end, sensor, steps)
-    with working():
+    with working(settings):
         parent = shelf.model(asking.where(settings), "pretrain", model)
         made = flow(parent, shelf.cubes(asking.where(settings), request.area), request, asking.where(settings))
     _report_items("Model", [made], json)
@@ -221,7 +243,7 @@ def prune(
 
     task = asking.adapt_request(settings, bbox, area, start, end, sensor, 0)
     request = PruneRequest.model_validate({"method": method, "steps": steps})
-    with working():
+    with working(settings):
         parent = shelf.model(asking.where(settings), "adapt", model)
         made = flow(parent, shelf.cubes(asking.where(settings), task.area), request, task, asking.where(settings))
     _report_items("Model", [made], json)
@@ -261,7 +283,7 @@ def map_parcels(
 
     where = asking.where(settings)
     request = asking.ingest_request(settings, None, parcels, start, end, [sensor], tile_m=shelf.tile_m(where, sensor))
-    with working():
+    with working(settings):
         flow(request, asking.where(settings))
     _map(settings, None, parcels, start, end, sensor, model, parcels, json)
 
@@ -274,7 +296,7 @@ def publish(home: Home = None, json: Json = None, debug: Debug = False) -> None:
     from flows.publish import items
     from flows.publish import publish as flow
 
-    with working():
+    with working(settings):
         path = flow(asking.where(settings))
     count = sum(1 for _ in items(asking.where(settings)))
     terminal.say(f"{count} items in {path}")
@@ -305,7 +327,7 @@ def run(
     from flows import asking, report
 
     watch = report.Stopwatch()
-    with working():
+    with working(settings):
         if sandbox:
             request, failed = asking.sandbox_run(settings, seed=seed, size_px=size, quick=quick)
         else:
@@ -389,7 +411,7 @@ def _map(
 
     place = asking.area_of(settings, bbox, area)
     request = InferRequest(area=place, period=asking.period_of(settings, start, end), sensor=sensor, parcels=parcels)
-    with working():
+    with working(settings):
         where = asking.where(settings)
         maps = flow(shelf.model(where, "prune", model), shelf.cubes(where, place), request, where)
     _report_items("Maps", maps, json)
@@ -415,6 +437,8 @@ def _report_failed(failed: list[tuple[str, str]]) -> None:
 def main() -> None:
     """Run a verb; a refusal is printed in its four parts and ends with a code that is not 0."""
     debug = "--debug" in sys.argv
+    if not debug:
+        warnings.simplefilter("ignore")  # what libraries tell programmers
     try:
         code = app(standalone_mode=False)
     except Exception as error:

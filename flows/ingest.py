@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import dask
 from odc.geo.geom import Geometry
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -68,7 +69,8 @@ def reference_of(item: dict[str, Any], path: Path, *, fresh: bool) -> ItemRef:
 def ingest_unit(unit: units.Unit, published: Path) -> ItemRef:
     """Make one cube, or find it done."""
     ledger = Ledger(published)
-    item = units.ingest(unit, ledger)
+    with dask.config.set(scheduler="synchronous"):  # the worker is the parallelism; its pixels stay with it
+        item = units.ingest(unit, ledger)
     return reference_of(item, ledger.item_path("cubes", unit.item_id), fresh=True)
 
 
@@ -167,7 +169,7 @@ def runner(where: Where) -> Any:
         cluster_kwargs={
             "n_workers": where.workers,
             "threads_per_worker": 1,
-            "dashboard_address": None,
+            "dashboard_address": "127.0.0.1:0",
             "silence_logs": logging.CRITICAL,
             "env": {"PREFECT_API_URL": _api_url(), "OMP_NUM_THREADS": "1"},
         }
