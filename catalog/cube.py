@@ -224,6 +224,17 @@ def geobox(cube: xr.Dataset) -> GeoBox | None:
     return None if box is None else GeoBox(tuple(box["shape"]), Affine(*box["affine"]), box["crs"])
 
 
+def crop(cube: xr.Dataset, rows: slice, columns: slice) -> xr.Dataset:
+    """A rectangle of a cube, its geobox with it."""
+    part = cube.isel(y=rows, x=columns)
+    box = geobox(cube)
+    if box is not None:
+        own = box[rows, columns]
+        grid = {"crs": str(own.crs), "affine": list(own.affine)[:6], "shape": list(own.shape)}
+        part = part.assign_attrs(geobox=grid)
+    return part
+
+
 def usable(quality: xr.DataArray) -> xr.DataArray:
     """True where a pixel shows the ground; dims as given."""
     return quality.isin([int(q) for q in USABLE])

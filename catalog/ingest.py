@@ -15,7 +15,7 @@ import xarray as xr
 from odc.geo.geom import Geometry
 
 from catalog import coregister, cube, publish, quantify
-from catalog.errors import CatalogError, CubeError, NothingFound
+from catalog.errors import CatalogError, CubeError, GeolocationError, NothingFound
 from catalog.grid import Tile, native, tiles, utm_crs
 from catalog.ledger import Ledger, no_space_left, unit_id
 from catalog.quantify import Look
@@ -67,10 +67,8 @@ class Unit:
         inputs = {
             "sensor": self.sensor,
             "grid": [str(box.crs), list(box.affine)[:6], list(box.shape)] if box else self.tile_id,
-            "scenes": [[s.id, dict(sorted(s.checksums.items()))] for s in self.scenes],
-            "reference": [self.reference.id, dict(sorted(self.reference.checksums.items()))]
-            if self.reference
-            else None,
+            "scenes": [_identity(s) for s in self.scenes],
+            "reference": _identity(self.reference) if self.reference else None,
             "dem": self.dem.checksum if self.dem else None,
             "engine": self.engine,
         }
@@ -80,6 +78,18 @@ class Unit:
     def item_id(self) -> str:
         """Readable name of the cube's item."""
         return f"{self.sensor}_{self.tile_id}_{self.id}"
+
+
+def _identity(scene: Scene) -> list[Any]:
+    """All of a scene that determines what is made of it: its files, and how its item says to read them."""
+    layers = {**scene.bands, **{f"quality {k}": v for k, v in scene.quality.items()}}
+    reading = {name: {k: v for k, v in asdict(source).items() if k != "href"} for name, source in layers.items()}
+    return [
+        scene.id,
+        dict(sorted(scene.checksums.items())),
+        [scene.level, scene.quantity, scene.geolocation, scene.encoding, scene.decimated],
+        reading,
+    ]
 
 
 def plan(
@@ -118,8 +128,8 @@ def plan(
     for (sensor, name), members in sorted(groups.items()):
         members.sort(key=lambda s: (s.datetime, s.id))
         tile = places[(sensor, name)]
-        reference = _reference(groups.get((REFERENCE_SENSOR, name), [])) if tile else None
-        dem = _dem(dems, members[0]) if members[0].geolocation != "affine" else None
+        reference = _reference(groups.get((REFERENCE_SENSOR, name), []), tile) if tile else None
+        dem = _dem(dems, members[0], tile) if members[0].geolocation != "affine" else None
         units += [Unit(sensor, tile, batch, period, reference, dem, engine) for batch in _alike(members)]
     return tuple(units)
 
@@ -266,16 +276,36 @@ def _alike(scenes: Sequence[Scene]) -> list[tuple[Scene, ...]]:
     return [tuple(kinds[k]) for k in sorted(kinds)]
 
 
-def _reference(scenes: Sequence[Scene]) -> Scene | None:
-    """The scene with least cloud, then the earliest."""
-    usable = [s for s in scenes if s.geolocation == "affine"]
-    return min(usable, key=lambda s: (float(s.properties.get("eo:cloud_cover", 101.0)), s.datetime, s.id), default=None)
+def _reference(scenes: Sequence[Scene], tile: Tile) -> Scene | None:
+    """Of the scenes that cover most of the tile (to a tenth) the one with least cloud, then the earliest."""
+
+    def rank(scene: Scene) -> tuple[float, float, Any, str]:
+        covered = Geometry(dict(scene.geometry), "EPSG:4326").intersection(extent).area / extent.area
+        return (-round(covered, 1), float(scene.properties.get("eo:cloud_cover", 101.0)), scene.datetime, scene.id)
+
+    extent = tile.geobox.extent.to_crs("EPSG:4326")
+    return min((s for s in scenes if s.geolocation == "affine"), key=rank, default=None)
 
 
-def _dem(dems: Sequence[Raster], scene: Scene) -> Raster | None:
-    footprint = Geometry(dict(scene.geometry), "EPSG:4326")
+def _dem(dems: Sequence[Raster], scene: Scene, tile: Tile | None) -> Raster | None:
+    """The heights that cover most of a tile, or of a scene that stays in radar geometry.
+
+    Raises
+    ------
+    GeolocationError
+        When they count from the geoid: sensor models take heights above the ellipsoid.
+    """
+    footprint = tile.geobox.extent.to_crs("EPSG:4326") if tile else Geometry(dict(scene.geometry), "EPSG:4326")
     fits = [d for d in dems if not Geometry(dict(d.geometry), "EPSG:4326").intersection(footprint).is_empty]
-    return max(fits, key=lambda d: Geometry(dict(d.geometry), "EPSG:4326").intersection(footprint).area, default=None)
+    best = max(fits, key=lambda d: Geometry(dict(d.geometry), "EPSG:4326").intersection(footprint).area, default=None)
+    if best is not None and best.height_reference != "ellipsoid":
+        raise GeolocationError(
+            f"heights count from the {best.height_reference or 'unknown'}, not from the ellipsoid",
+            item=f"DEM {best.id}",
+            enough="a DEM of heights above the WGS 84 ellipsoid",
+            todo="add the geoid's undulation to the heights and register the result",
+        )
+    return best
 
 
 def _why_not(unit: Unit, scene: Scene) -> str:

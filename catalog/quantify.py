@@ -106,9 +106,9 @@ def _warped(
     dn = read.read(scene, grid, names, resampling="nearest" if own else "bilinear", shift_m=shift_m, engine=engine)
     data = law.apply(dn).compute()
     valid = _measured(data)
-    return Look(
-        data, _quality(scene, grid, valid, shift_m), scene.quantity, _gsd(grid, scene), law.provenance, law.notes
-    )
+    seen = _quality(scene, grid, valid, shift_m)
+    notes = law.notes if scene.quality else (*law.notes, f"{scene.id} ships no quality layer: clouds count as clear")
+    return Look(data, seen, scene.quantity, _gsd(grid, scene), law.provenance, notes)
 
 
 def _geocoded(

@@ -13,9 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from catalog.ledger import Ledger
 from catalog.search import Raster
 from flows import segment
-from flows.models import Draft, device, once, open_checkpoint, recipe_of, told
+from flows.models import Draft, device, machine, once, open_checkpoint, recipe_of, told
 from flows.refs import AdaptRequest, ItemRef, Where
-from flows.select import classes_of, of_sensor
+from flows.select import classes_of, identities, of_sensor
 from flows.stac import labels_to_learn
 from ringmoe.modality import Modality
 from ringmoe.tasks.segmentation import SegmentationConfig, Segmenter, balanced
@@ -32,10 +32,9 @@ def draft(
     inputs = {
         "parent": parent.checksum,
         "cubes": sorted([c.id, c.checksum] for c in mine),
-        "labels": sorted([r.id, r.checksum] for r in labels),
+        "labels": identities(labels),
         "request": request.model_dump(mode="json"),
-        "threads": where.threads,
-        "torch": torch.__version__,
+        "machine": machine(where),
     }
     return Draft(
         "adapt",
@@ -43,6 +42,7 @@ def draft(
         inputs,
         (parent, *mine),
         lambda folder: make(folder, parent, mine, labels, request, where),
+        where.threads,
     )
 
 

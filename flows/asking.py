@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import geopandas as gpd
 import pystac
+import shapely.geometry
 from odc.geo.geom import Geometry
+from pyogrio.errors import DataSourceError
 
 from catalog.errors import CatalogError, GridError, NothingFound
 from catalog.sensors import SENSORS
@@ -60,11 +63,30 @@ def area_of(settings: Settings, bbox: str | None, path: Path | None) -> Area:
         return box(bbox)
     if path is None:
         return Area.box(_extent(settings)[0], "everything registered")
+    return polygons(path)
+
+
+def polygons(path: Path) -> Area:
+    """The union of a file's polygons.
+
+    Raises
+    ------
+    GridError
+        When there is no such file, or it holds no polygon or no CRS.
+    """
     if not path.exists():
         raise GridError(
             "there is no such file", item=str(path), enough="a vector file of polygons", todo="check the path"
         )
-    frame = gpd.read_file(path)
+    try:
+        frame = gpd.read_file(path)
+    except DataSourceError as error:
+        raise GridError(
+            f"the file cannot be read ({error})",
+            item=str(path),
+            enough="a vector file of polygons, as GeoJSON or GeoPackage",
+            todo="convert it",
+        ) from error
     if frame.crs is None:
         raise GridError(
             "the file names no CRS",
@@ -79,6 +101,21 @@ def area_of(settings: Settings, bbox: str | None, path: Path | None) -> Area:
         )
     geometry: dict[str, Any] = union.__geo_interface__
     return Area(geometry=json.loads(json.dumps(geometry)), name=path.name)
+
+
+def around(path: Path, margin_m: float = 320.0) -> Area:
+    """The box around all parcels of a file with a margin, so that a parcel's edge pixels are mapped with surroundings.
+
+    Raises
+    ------
+    GridError
+        As `area_of`.
+    """
+    geometry = shapely.geometry.shape(polygons(path).geometry)
+    south_north = margin_m / 111_320.0
+    west_east = south_north / max(0.1, math.cos(math.radians(geometry.centroid.y)))
+    west, south, east, north = geometry.bounds
+    return Area.box((west - west_east, south - south_north, east + west_east, north + south_north), path.name)
 
 
 def bounds(area: Area) -> list[float]:

@@ -241,7 +241,7 @@ def prune(
     from flows.prune import prune as flow
     from flows.refs import PruneRequest
 
-    task = asking.adapt_request(settings, bbox, area, start, end, sensor, 0)
+    task = asking.adapt_request(settings, bbox, area, start, end, sensor, 1)
     request = PruneRequest.model_validate({"method": method, "steps": steps})
     with working(settings):
         parent = shelf.model(asking.where(settings), "adapt", model)
@@ -262,12 +262,13 @@ def infer(
     debug: Debug = False,
 ) -> None:
     """Map the cubes of an area with a model."""
-    _map(settings_of(home), bbox, area, start, end, sensor, model, None, json)
+    _map(settings_of(home), bbox, area, start, end, sensor, model, json)
 
 
 @app.command("map")
 def map_parcels(
     parcels: Annotated[Path, typer.Option("--parcels", help="Vector file of parcels.")],
+    name: Annotated[str | None, typer.Option("--name", help="Column that names parcels. [default: row number]")] = None,
     start: From = None,
     end: To = None,
     home: Home = None,
@@ -278,14 +279,22 @@ def map_parcels(
 ) -> None:
     """From parcels to a map and a table of areas per class and parcel; missing cubes are made first."""
     settings = settings_of(home)
+    from catalog.ingest import REFERENCE_SENSOR
     from flows import asking, shelf
+    from flows.infer import infer as infer_flow
     from flows.ingest import ingest as flow
+    from flows.refs import InferRequest, IngestRequest
 
     where = asking.where(settings)
-    request = asking.ingest_request(settings, None, parcels, start, end, [sensor], tile_m=shelf.tile_m(where, sensor))
+    place, period = asking.around(parcels), asking.period_of(settings, start, end)
+    sensors = dict.fromkeys((*asking.sensors_of([sensor]), REFERENCE_SENSOR))
+    request = IngestRequest(area=place, period=period, sensors=tuple(sensors), tile_m=shelf.tile_m(where, sensor))
+    mapped = InferRequest(area=place, period=period, sensor=sensor, parcels=parcels, parcel_name=name)
     with working(settings):
-        flow(request, asking.where(settings))
-    _map(settings, None, parcels, start, end, sensor, model, parcels, json)
+        cubes = flow(request, where).cubes
+        maps = infer_flow(shelf.model(where, "prune", model), cubes, mapped, where)
+    _report_items("Maps", maps, json)
+    terminal.csv_tables([Path(ref.asset).with_name("parcels.csv") for ref in maps])
 
 
 @app.command()
@@ -402,7 +411,6 @@ def _map(
     end: str | None,
     sensor: str,
     model: str | None,
-    parcels: Path | None,
     json: Path | None,
 ) -> None:
     from flows import asking, shelf
@@ -410,7 +418,7 @@ def _map(
     from flows.refs import InferRequest
 
     place = asking.area_of(settings, bbox, area)
-    request = InferRequest(area=place, period=asking.period_of(settings, start, end), sensor=sensor, parcels=parcels)
+    request = InferRequest(area=place, period=asking.period_of(settings, start, end), sensor=sensor)
     with working(settings):
         where = asking.where(settings)
         maps = flow(shelf.model(where, "prune", model), shelf.cubes(where, place), request, where)

@@ -16,13 +16,14 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from shapely.geometry import shape
 
 from catalog import cube, publish, zones
-from catalog.errors import CubeError, Refusal
+from catalog.errors import CubeError
 from catalog.ledger import Ledger, file_digest, no_space_left, unit_id
 from catalog.publish import MapClass
 from flows import progress, score, segment
-from flows.models import device, open_checkpoint
+from flows.models import device, machine, open_checkpoint
 from flows.refs import AdaptRequest, InferRequest, ItemRef, Where
 from flows.select import by_grid, composites, mosaic, of_sensor
 from ringmoe.infer import Tiling, predict, reader
@@ -57,7 +58,7 @@ def _once(
         "truth": truth.inputs() if truth else None,
         "parcels": file_digest(request.parcels) if request.parcels else None,
         "request": request.model_dump(mode="json", exclude={"parcels"}),
-        "threads": where.threads,
+        "machine": machine(where),
     }
     item_id = f"landcover_{grid}_{unit_id('infer', RESULTS_VERSION, inputs)}"
     found = ledger.done("maps", item_id)
@@ -67,8 +68,8 @@ def _once(
         with no_space_left(item_id):
             folder = ledger.attempt("maps", item_id)
             make(folder, item_id, model, cubes, truth, request, ledger, where.threads)
-    except Refusal as error:
-        ledger.fail(item_id, "infer", str(error))
+    except Exception as error:
+        ledger.fail(item_id, "infer", str(error) or type(error).__name__)
         raise
     item = ledger.done("maps", item_id)
     assert item is not None
@@ -139,7 +140,7 @@ def _tables(
             c: (None if np.isnan(a) else a) for c, a in zip(areas["class"], areas["area_ha"], strict=True)
         }
     }
-    scored = score.against_truth(folder / "classes.tif", whole, truth) if truth else None
+    scored = score.against_truth(folder / "classes.tif", whole, truth, [c.name for c in classes]) if truth else None
     if scored is not None:
         (folder / "score.json").write_text(json.dumps(scored, indent=1, sort_keys=True) + "\n")
         tables.append(folder / "score.json")
@@ -148,11 +149,13 @@ def _tables(
             "ringmoe:mean_iou": scored["mean_iou"],
             "ringmoe:baseline_accuracy": scored["baseline"]["accuracy"],
         }
-    if request.parcels:
+    if request.parcels and box.crs is not None:
         parcels = gpd.read_file(request.parcels)
+        here = parcels.to_crs(str(box.crs)).intersects(shape(box.extent.json))
+        parcels = parcels[here]
         names = {c.value: c.name for c in classes}
         confusion = np.array(scored["confusion"]).T if scored else None  # rows become the map's classes
-        table = zones.areas(folder / "classes.tif", parcels, names, confusion=confusion)
+        table = zones.areas(folder / "classes.tif", parcels, names, confusion=confusion, name=request.parcel_name)
         table.to_csv(folder / "parcels.csv", index=False)
         tables.append(folder / "parcels.csv")
     return tables, properties

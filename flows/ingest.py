@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -36,6 +37,7 @@ def find(request: IngestRequest, where: Where, url: str) -> tuple[Scene, ...]:
         start=request.period.start,
         end=request.period.end,
         sensors=request.sensors,
+        provider=where.provider,
     )
 
 
@@ -111,18 +113,20 @@ def ingest_units(pending: Sequence[units.Unit], where: Where, total: int) -> lis
 
 
 def _summary(failed: list[tuple[units.Unit, BaseException]], made: int) -> BaseException:
-    first = failed[0][1]
-    unexpected = [error for _, error in failed if not isinstance(error, CatalogError)]
-    if unexpected:
-        return unexpected[0]
-    if len(failed) == 1:
-        return first
-    reasons = "; ".join(f"{u.item_id}: {str(e).splitlines()[0]}" for u, e in failed)
-    return CatalogError(
-        f"{len(failed)} cubes could not be made",
-        item=reasons,
-        enough=getattr(first, "enough", ""),
-        todo=f"mend the causes and run the same command again; {made} cubes made now are kept",
+    """One error for all that failed: the first that is none of ours, the only one, or every cause once."""
+    refusals = [error for _, error in failed if isinstance(error, CatalogError)]
+    if len(refusals) < len(failed):
+        return next(error for _, error in failed if not isinstance(error, CatalogError))
+    if len(refusals) == 1:
+        return refusals[0]
+    causes = Counter(f"{error.item}: {error.what}" for error in refusals)
+    kinds = {type(error) for error in refusals}
+    todo = "; ".join(dict.fromkeys(error.todo for error in refusals))
+    return (kinds.pop() if len(kinds) == 1 else CatalogError)(
+        f"{len(refusals)} cubes could not be made",
+        item="; ".join(f"{cause} ({count} of them)" for cause, count in causes.items()),
+        enough="; ".join(dict.fromkeys(error.enough for error in refusals)),
+        todo=f"{todo}; then run the same command again: {made} cubes made now are kept",
     )
 
 

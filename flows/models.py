@@ -15,8 +15,7 @@ from odc.geo.geom import Geometry
 from shapely.geometry import shape
 
 from catalog import publish
-from catalog.errors import Refusal
-from catalog.ledger import Ledger, no_space_left, unit_id
+from catalog.ledger import Ledger, file_digest, no_space_left, unit_id
 from flows import progress
 from flows.refs import AdaptRequest, ItemRef, PretrainRequest, PruneRequest, Where
 from ringmoe.checkpoint import Checkpoint, load
@@ -41,6 +40,8 @@ class Draft:
     """What its item derives from."""
     make: Make
     """The work."""
+    threads: int
+    """Of torch."""
 
     @property
     def item_id(self) -> str:
@@ -57,12 +58,13 @@ def once(draft: Draft, ledger: Ledger) -> ItemRef:
     try:
         with no_space_left(draft.item_id):
             folder = ledger.attempt("models", draft.item_id)
+            torch.set_num_threads(draft.threads)  # sums depend on it, outside training too
             properties = draft.make(folder / "checkpoint")
             span, footprint = _extent(draft.sources)
             sources = publish.Sources(tuple((r.id, _relative(r)) for r in draft.sources), *span)
             publish.model_item(ledger, draft.item_id, folder, properties, footprint, sources)
-    except Refusal as error:
-        ledger.fail(draft.item_id, draft.step, str(error))
+    except Exception as error:
+        ledger.fail(draft.item_id, draft.step, str(error) or type(error).__name__)
         raise
     item = ledger.done("models", draft.item_id)
     assert item is not None
@@ -72,33 +74,31 @@ def once(draft: Draft, ledger: Ledger) -> ItemRef:
 def reference_of(item: Mapping[str, Any], ledger: Ledger, *, fresh: bool) -> ItemRef:
     """The address of a checkpoint's item."""
     path = ledger.item_path("models", item["id"])
-    weights = item["assets"]["model"]
+    assets = item["assets"]
     return ItemRef(
         collection="models",
         id=item["id"],
         href=str(path),
-        asset=str((path.parent / weights["href"]).resolve().parent),
-        checksum=weights["file:checksum"],
+        asset=str((path.parent / assets["model"]["href"]).resolve().parent),
+        checksum="+".join(assets[name]["file:checksum"] for name in sorted(assets)),
         fresh=fresh,
     )
 
 
 def open_checkpoint(ref: ItemRef) -> Checkpoint:
-    """Load a checkpoint after holding its weights against the checksum of its item.
+    """Load a checkpoint after holding weights and configuration against the checksums of its item.
 
     Raises
     ------
     CheckpointError
-        When the weights are not what was published.
+        When they are not what was published.
     """
-    from catalog.ledger import file_digest
-
-    weights = Path(ref.asset) / "model.safetensors"
-    if not weights.exists() or file_digest(weights) != ref.checksum:
+    found = {p.stem: p for p in Path(ref.asset).glob("*") if p.is_file()}
+    if "+".join(file_digest(found[name]) for name in sorted(found)) != ref.checksum:
         raise CheckpointError(
-            "the weights are not what their item says",
-            item=str(weights),
-            enough=f"a file of checksum {ref.checksum}",
+            "the checkpoint is not what its item says",
+            item=str(ref.asset),
+            enough="the weights and the configuration as they were published",
             todo="remove the item's folder and run the same command again; it will be made again",
         )
     return load(Path(ref.asset))
@@ -112,6 +112,11 @@ def properties_of(ref: ItemRef) -> dict[str, Any]:
 def device() -> torch.device:
     """The GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def machine(where: Where) -> list[Any]:
+    """What of the machine determines bits: threads, kind of device, version of torch."""
+    return [where.threads, device().type, torch.__version__]
 
 
 def told(step: str, total: int, offset: int = 0) -> Callable[[Step], None]:

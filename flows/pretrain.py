@@ -11,7 +11,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from catalog.ledger import Ledger
-from flows.models import Draft, bands_of, device, once, recipe_of, told
+from flows.models import Draft, bands_of, device, machine, once, recipe_of, told
 from flows.refs import ItemRef, PretrainRequest, Where
 from flows.select import within
 from ringmoe import checkpoint, presets
@@ -30,10 +30,16 @@ def draft(cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> D
     inputs = {
         "cubes": sorted([c.id, c.checksum] for c in cubes),
         "request": request.model_dump(mode="json"),
-        "threads": where.threads,
-        "torch": torch.__version__,
+        "machine": machine(where),
     }
-    return Draft("pretrain", RESULTS_VERSION, inputs, tuple(cubes), lambda folder: make(folder, cubes, request, where))
+    return Draft(
+        "pretrain",
+        RESULTS_VERSION,
+        inputs,
+        tuple(cubes),
+        lambda folder: make(folder, cubes, request, where),
+        where.threads,
+    )
 
 
 def make(folder: Path, cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> Mapping[str, Any]:

@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from torch import nn
@@ -16,9 +15,9 @@ from torch import nn
 from catalog.ledger import Ledger
 from catalog.search import Raster
 from flows import segment
-from flows.models import Draft, device, once, open_checkpoint, recipe_of, told
+from flows.models import Draft, device, machine, once, open_checkpoint, recipe_of, told
 from flows.refs import AdaptRequest, ItemRef, PruneRequest, Where
-from flows.select import of_sensor
+from flows.select import identities, of_sensor
 from flows.stac import labels_to_learn
 from ringmoe.backbone import RingMoE
 from ringmoe.data import LabelledSampler
@@ -48,11 +47,10 @@ def draft(
     inputs = {
         "parent": parent.checksum,
         "cubes": sorted([c.id, c.checksum] for c in mine),
-        "labels": sorted([r.id, r.checksum] for r in labels),
+        "labels": identities(labels),
         "request": request.model_dump(mode="json"),
         "task": task_request.model_dump(mode="json"),
-        "threads": where.threads,
-        "torch": torch.__version__,
+        "machine": machine(where),
     }
     return Draft(
         "prune",
@@ -60,6 +58,7 @@ def draft(
         inputs,
         (parent, *mine),
         lambda folder: make(folder, parent, mine, labels, request, task_request, where),
+        where.threads,
     )
 
 

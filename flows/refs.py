@@ -78,11 +78,13 @@ class Where(BaseModel):
     """Static catalogue and ledger of what runs make."""
     stac_url: str | None = None
     """A STAC API; None serves `scenes`."""
+    provider: str = "local"
+    """Whose collections are asked for: a key of the sensors' `collections`."""
     dask_address: str | None = None
     """A Dask scheduler; None starts a local cluster."""
-    workers: int = 2
+    workers: int = Field(default=2, ge=1)
     """Processes of the local cluster."""
-    threads: int = 2
+    threads: int = Field(default=2, ge=1)
     """Threads of torch."""
 
     @classmethod
@@ -92,6 +94,7 @@ class Where(BaseModel):
             scenes=settings.scenes,
             published=settings.published,
             stac_url=settings.stac_url,
+            provider=settings.provider,
             dask_address=settings.dask_address,
             workers=settings.workers,
             threads=settings.threads,
@@ -107,7 +110,7 @@ class IngestRequest(BaseModel):
     """When to look."""
     sensors: tuple[str, ...]
     """Rows of catalog.sensors."""
-    tile_m: float = 15_360.0
+    tile_m: float = Field(default=15_360.0, gt=0)
     """Side of a tile."""
     engine: Literal["odc", "stackstac"] = "odc"
     """Which library reads and warps."""
@@ -120,13 +123,13 @@ class PretrainRequest(BaseModel):
     """Only pixels within are seen."""
     preset: str = "nano"
     """A name of ringmoe.presets."""
-    steps: int = 120
+    steps: int = Field(default=120, ge=1)
     """Batches."""
-    chips: int = 32
+    chips: int = Field(default=32, ge=1)
     """Chips a step, over all modalities."""
-    chip_px: int = 64
+    chip_px: int = Field(default=64, ge=64, multiple_of=32)
     """Side of a chip."""
-    rate: float = 2e-3
+    rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate; a tenth of the steps warm up to it."""
     seed: int = 0
     """Another seed, another run."""
@@ -141,13 +144,13 @@ class AdaptRequest(BaseModel):
     """The looks that are composited and labelled."""
     sensor: str = "sentinel-2"
     """Whose cubes are mapped."""
-    steps: int = 150
+    steps: int = Field(default=150, ge=1)
     """Batches."""
-    chips: int = 16
+    chips: int = Field(default=16, ge=1)
     """Chips a step."""
-    chip_px: int = 64
+    chip_px: int = Field(default=64, ge=64, multiple_of=32)
     """Side of a chip."""
-    rate: float = 4e-3
+    rate: float = Field(default=4e-3, gt=0)
     """Peak learning rate; a tenth of the steps warm up to it."""
     seed: int = 0
     """Another seed, another run."""
@@ -156,13 +159,13 @@ class AdaptRequest(BaseModel):
 class PruneRequest(BaseModel):
     """A model becomes smaller: modality slice, collaborative experts, dense integration, recovery."""
 
-    collaborative: int = 1
+    collaborative: int = Field(default=1, ge=0)
     """Collaborative experts kept in each block before integration."""
     method: Literal["neurons", "kc", "ks", "ka"] = "neurons"
     """How experts become one dense FFN."""
-    steps: int = 60
+    steps: int = Field(default=60, ge=1)
     """Recovery steps, distilling and again fine-tuning."""
-    rate: float = 2e-3
+    rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate of both."""
     seed: int = 0
     """Another seed, another run."""
@@ -174,11 +177,13 @@ class InferRequest(BaseModel):
     area: Area
     period: Period
     sensor: str = "sentinel-2"
-    tile_px: int = 128
-    overlap_px: int = 32
+    tile_px: int = Field(default=128, ge=32, multiple_of=32)
+    overlap_px: int = Field(default=32, ge=0)
     composite: Literal["median", "medoid", "clearest"] = "median"
     parcels: Path | None = None
     """Vector file of parcels to count areas in."""
+    parcel_name: str | None = None
+    """Column that names them; None takes the row number."""
 
 
 class RunRequest(BaseModel):

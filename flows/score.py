@@ -11,10 +11,11 @@ import numpy as np
 import rasterio
 import xarray as xr
 
+from catalog.errors import MetadataError
 from catalog.search import Raster
 from flows import segment
 from flows.refs import AdaptRequest, Area, InferRequest, ItemRef, Where
-from flows.select import classes_of, inside, label_grid, of_sensor
+from flows.select import classes_of, identities, inside, label_grid, of_sensor
 from flows.stac import label_rasters
 from ringmoe.data import chips_from
 from ringmoe.evaluate import NearestCentroid, confusion_matrix, scores
@@ -39,7 +40,7 @@ class Truth:
         """All that determines a score, JSON-able."""
         return {
             "area": self.area.model_dump(mode="json"),
-            "labels": sorted([r.id, r.checksum] for r in (*self.labels, *self.train_labels)),
+            "labels": identities((*self.labels, *self.train_labels)),
             "train": self.train.model_dump(mode="json"),
         }
 
@@ -53,7 +54,7 @@ def truth_of(cubes: Sequence[ItemRef], request: InferRequest, trained: AdaptRequ
     return Truth(request.area, held_out, learned, tuple(cubes), trained)
 
 
-def against_truth(classes: Path, whole: xr.Dataset, truth: Truth) -> dict[str, Any] | None:
+def against_truth(classes: Path, whole: xr.Dataset, truth: Truth, legend: Sequence[str]) -> dict[str, Any] | None:
     """Accuracy, IoU and confusion of a map and of the baseline, on the same pixels; None where no label lies.
 
     Parameters
@@ -62,6 +63,13 @@ def against_truth(classes: Path, whole: xr.Dataset, truth: Truth) -> dict[str, A
         The map's COG.
     whole
         The mosaic that was mapped, `data` (band, y, x).
+    legend
+        Names of the map's classes 1, 2, ...
+
+    Raises
+    ------
+    MetadataError
+        When labels are of another legend than the map.
     """
     scored = inside(whole, truth.area) & ~inside(whole, truth.train.area)
     labels = np.where(scored, label_grid(truth.labels, whole), 0)
@@ -70,6 +78,13 @@ def against_truth(classes: Path, whole: xr.Dataset, truth: Truth) -> dict[str, A
     with rasterio.open(classes) as source:
         predicted = source.read(1)
     names = [c.name for c in classes_of(truth.labels)]
+    if list(legend) != names:
+        raise MetadataError(
+            "the labels over the mapped area are of another legend than the model's",
+            item=", ".join(r.id for r in truth.labels),
+            enough=f"the classes {', '.join(legend)}",
+            todo="register labels of the same legend there, or none",
+        )
     pixels, valid = chips_from(whole)
     baseline = _baseline(truth, len(names)).predict(pixels.reshape(len(pixels), -1)).reshape(valid.shape)
     seen = valid & (predicted > 0) & (baseline > 0)

@@ -18,6 +18,7 @@ from flows.select import composites, label_grid
 from ringmoe import checkpoint
 from ringmoe.checkpoint import Checkpoint
 from ringmoe.data import Crop, Labelled, LabelledSampler
+from ringmoe.errors import ConfigError
 from ringmoe.modality import Modality
 from ringmoe.tasks.segmentation import SegmentationConfig, Segmenter
 
@@ -65,7 +66,14 @@ def save(folder: Path, segmenter: Segmenter, provenance: Mapping[str, Any]) -> N
 
 def segmenter_of(found: Checkpoint) -> Segmenter:
     """Backbone and head of an adapted checkpoint."""
-    config = dict(found.head_config or {})
+    if not found.head_config:
+        raise ConfigError(
+            "the model has no head: it was pre-trained, not adapted",
+            item="--model",
+            enough="a model of `ringmoe adapt` or `ringmoe prune`",
+            todo="adapt it first, or leave --model out",
+        )
+    config = dict(found.head_config)
     config["modality"] = Modality(config["modality"])
     config["classes"] = tuple(config["classes"])
     config["class_weights"] = tuple(config["class_weights"])

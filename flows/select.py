@@ -35,15 +35,22 @@ def inside(dataset: xr.Dataset, area: Area) -> np.ndarray:
 
 
 def within(cubes: Sequence[ItemRef], area: Area) -> list[xr.Dataset]:
-    """Cubes that touch an area; every pixel outside it counts as no data."""
+    """The parts of cubes that touch an area, in whole chunks; every pixel outside it counts as no data."""
     found = []
     for ref in cubes:
         dataset = cube.open(ref.asset)
         mask = inside(dataset, area)
         if mask.any():
             keep = xr.DataArray(mask, dims=("y", "x"))
-            found.append(dataset.assign(quality=dataset["quality"].where(keep, np.uint8(Quality.NO_DATA))))
+            masked = dataset.assign(quality=dataset["quality"].where(keep, np.uint8(Quality.NO_DATA)))
+            found.append(cube.crop(masked, *(_chunks(np.asarray(mask.any(axis=axis))) for axis in (1, 0))))
     return found
+
+
+def _chunks(touched: np.ndarray) -> slice:
+    """The whole chunks of an axis that hold everything touched."""
+    places = np.flatnonzero(touched)
+    return slice(int(places[0]) // cube.CHUNK * cube.CHUNK, -(-(int(places[-1]) + 1) // cube.CHUNK) * cube.CHUNK)
 
 
 def looks(dataset: xr.Dataset, period: Period, method: Method = "median") -> xr.Dataset | None:
@@ -94,7 +101,7 @@ def of_sensor(cubes: Sequence[ItemRef], sensor: str) -> list[ItemRef]:
 
 
 def by_grid(cubes: Sequence[ItemRef], area: Area) -> dict[str, list[ItemRef]]:
-    """Cubes that touch an area, by the grid they share: a UTM zone, or a native raster.
+    """Cubes that touch an area, by the grid they share: a UTM zone and a tile size, or a native raster.
 
     Raises
     ------
@@ -107,7 +114,7 @@ def by_grid(cubes: Sequence[ItemRef], area: Area) -> dict[str, list[ItemRef]]:
         if not inside(dataset, area).any():
             continue
         tile = str(dataset.attrs["tile"])
-        groups.setdefault(tile if tile.startswith(("native", "radar")) else tile.split("_")[0], []).append(ref)
+        groups.setdefault(tile if tile.startswith(("native", "radar")) else tile.rsplit("_", 2)[0], []).append(ref)
     if not groups:
         raise NothingFound(
             f"no cube touches {area.name}",
@@ -135,6 +142,11 @@ def classes_of(labels: Sequence[Raster]) -> tuple[LabelClass, ...]:
             todo="register labels of one legend, or choose a smaller area",
         )
     return kinds.pop()
+
+
+def identities(labels: Sequence[Raster]) -> list[list[object]]:
+    """All of label rasters that determines what is learned from them, JSON-able."""
+    return sorted([r.id, r.checksum, r.nodata, [[c.value, c.name] for c in r.classes]] for r in labels)
 
 
 def label_grid(labels: Sequence[Raster], dataset: xr.Dataset) -> np.ndarray:

@@ -28,6 +28,8 @@ class Settings(BaseSettings):
     """Folder of everything an embedded run keeps."""
     stac_url: str | None = None
     """A STAC API to search; None serves the registered scenes of `home`."""
+    provider: str = "local"
+    """Whose collections `stac_url` has, as in earth-search; local for registered scenes."""
     dask_address: str | None = None
     """A running Dask scheduler; None starts a local cluster when there is work for it."""
     workers: int = Field(default_factory=lambda: max(1, min(4, os.cpu_count() or 1)))

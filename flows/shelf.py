@@ -13,17 +13,25 @@ from flows.refs import Area, IngestRequest, ItemRef, Where
 
 
 def cubes(where: Where, area: Area) -> list[ItemRef]:
-    """Published cubes that touch an area.
+    """Published cubes that touch an area; of several of one sensor and tile the one of most scenes, then the newest.
 
     Raises
     ------
     NothingFound
         When there is none.
     """
-    ledger, place, found = Ledger(where.published), Geometry(area.geometry, "EPSG:4326"), []
+    ledger, place = Ledger(where.published), Geometry(area.geometry, "EPSG:4326")
+    best: dict[tuple[str, ...], tuple[tuple[int, str, str], ItemRef]] = {}
     for path, item in ledger.items("cubes"):
-        if not Geometry(item["geometry"], "EPSG:4326").intersection(place).is_empty:
-            found.append(reference_of(item, path, fresh=False))
+        if Geometry(item["geometry"], "EPSG:4326").intersection(place).is_empty:
+            continue
+        properties = item["properties"]
+        same = (properties["ringmoe:sensor"], properties["ringmoe:tile"], properties["ringmoe:quantity"])
+        scenes = sum(link["rel"] == "derived_from" for link in item["links"])
+        rank = (scenes, properties["created"], item["id"])
+        if same not in best or rank > best[same][0]:
+            best[same] = rank, reference_of(item, path, fresh=False)
+    found = [ref for _, ref in best.values()]
     if not found:
         raise NothingFound(
             f"no cube touches {area.name}",

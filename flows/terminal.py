@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -78,6 +79,16 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
     return escape(str(value))
+
+
+def csv_tables(files: Sequence[Path]) -> None:
+    """Areas per parcel and class, as far as they were written; classes without area are left out."""
+    for file in files:
+        if file.exists():
+            frame = pd.read_csv(file)
+            frame = frame[frame["area_ha"] > 0]
+            rows = [(str(r.parcel), r.class_name, float(r.area_ha), f"{r.share:.1%}") for r in frame.itertuples()]
+            table(str(file), ("parcel", "class", "ha", "share"), rows)
 
 
 def machine(value: Mapping[str, Any] | Sequence[Any], target: Path | None) -> None:

@@ -39,6 +39,13 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -
     Elements whose truth or prediction is 0 are not scored.
     """
     truth, predicted = np.asarray(truth).astype(np.int64).ravel(), np.asarray(predicted).astype(np.int64).ravel()
+    if max(truth.max(initial=0), predicted.max(initial=0)) > n_classes:
+        raise DataError(
+            "a class code lies beyond the legend",
+            item=f"code {max(truth.max(initial=0), predicted.max(initial=0))} of {n_classes} classes",
+            enough="codes from 1 to the number of classes, 0 for unknown",
+            todo="use labels and maps of one legend",
+        )
     known = (truth > 0) & (predicted > 0)
     pairs = (truth[known] - 1) * n_classes + predicted[known] - 1
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)

@@ -8,6 +8,8 @@ from typing import Any
 
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
+from rasterio.warp import transform_bounds
+from shapely.geometry import shape
 
 from catalog.errors import AssetError, CatalogError, FootprintError, GridError
 from catalog.metadata.raster import RasterHeader, check_complete, read_header
@@ -15,6 +17,8 @@ from catalog.scene import BandSource, Scene
 
 SAME_GRID = 1e-6
 """Two affines are one when they differ by less than this share of a pixel."""
+FOOTPRINT_MARGIN = 0.1
+"""How far an item's geometry may reach beyond its pixels, as a share of their extent: some draw it generously."""
 
 
 def checked(scene: Scene, source: BandSource) -> RasterHeader:
@@ -34,6 +38,8 @@ def checked(scene: Scene, source: BandSource) -> RasterHeader:
         problems.append(
             f"it has {header.count} raster bands, the item names number {source.index + source.complex_pair}"
         )
+    if not problems and _beyond(scene, header):
+        problems.append("the item's geometry reaches far beyond its pixels")
     if problems:
         raise FootprintError(
             f"a file is not what its item says: {'; '.join(problems)}",
@@ -42,6 +48,18 @@ def checked(scene: Scene, source: BandSource) -> RasterHeader:
             todo="register the product again",
         )
     return header
+
+
+def _beyond(scene: Scene, header: RasterHeader) -> bool:
+    """Whether an item's geometry lies elsewhere than the pixels of a file; False where nobody can tell."""
+    if header.bounds is None or header.crs is None:
+        return False
+    west, south, east, north = transform_bounds(header.crs, "EPSG:4326", *header.bounds)
+    left, bottom, right, top = shape(scene.geometry).bounds
+    if west > east or right - left > 180:  # the antimeridian
+        return False
+    margin = FOOTPRINT_MARGIN * max(east - west, north - south)
+    return max(west - left, right - east, south - bottom, top - north) > margin
 
 
 def same_affine(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
