@@ -366,6 +366,7 @@ def serve(
     from flows import asking, schedule
 
     place = asking.area_of(settings, bbox, area)
+    terminal.say(f"mapping {place.name} at '{cron}' UTC from {settings.root}; Ctrl-C ends it")
     schedule.serve(settings, cron, asking.bounds(place), days)
 
 

@@ -6,7 +6,7 @@ import psutil
 
 from flows.settings import Settings
 
-SERVERS = ("prefect.server", "rustac")
+SERVERS = ("prefect.server", "prefect server", "rustac")
 """Words in the command lines of what an embedded run starts and ends itself, unless it is killed."""
 
 

@@ -121,7 +121,7 @@ _COLOURS = {
     "winter crop": "E6C229",
     "summer crop": "F29E4C",
     "built-up": "C0392B",
-    "bare": "B8A58A",
+    "bare and rock": "B8A58A",
     "wetland": "4DB6AC",
 }
 _OTHERS = ("6A5ACD", "8D6E63", "EC407A", "26C6DA", "7E57C2", "D4E157", "FF7043", "78909C")

@@ -40,10 +40,11 @@ def within(cubes: Sequence[ItemRef], area: Area) -> list[xr.Dataset]:
     for ref in cubes:
         dataset = cube.open(ref.asset)
         mask = inside(dataset, area)
-        if mask.any():
-            keep = xr.DataArray(mask, dims=("y", "x"))
-            masked = dataset.assign(quality=dataset["quality"].where(keep, np.uint8(Quality.NO_DATA)))
-            found.append(cube.crop(masked, *(_chunks(np.asarray(mask.any(axis=axis))) for axis in (1, 0))))
+        quality = dataset["quality"].where(xr.DataArray(mask, dims=("y", "x")), np.uint8(Quality.NO_DATA))
+        measured = np.asarray((quality != Quality.NO_DATA).any("time"))
+        if measured.any():
+            rows, columns = (_chunks(np.asarray(measured.any(axis=axis))) for axis in (1, 0))
+            found.append(cube.crop(dataset.assign(quality=quality), rows, columns))
     return found
 
 
