@@ -83,7 +83,7 @@ class Unit:
 def _identity(scene: Scene) -> list[Any]:
     """All of a scene that determines what is made of it: its files, and how its item says to read them."""
     layers = {**scene.bands, **{f"quality {k}": v for k, v in scene.quality.items()}}
-    reading = {name: {k: v for k, v in asdict(source).items() if k != "href"} for name, source in layers.items()}
+    reading = {name: {k: str(v) for k, v in asdict(source).items() if k != "href"} for name, source in layers.items()}
     return [
         scene.id,
         dict(sorted(scene.checksums.items())),

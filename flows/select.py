@@ -147,7 +147,7 @@ def classes_of(labels: Sequence[Raster]) -> tuple[LabelClass, ...]:
 
 def identities(labels: Sequence[Raster]) -> list[list[object]]:
     """All of label rasters that determines what is learned from them, JSON-able."""
-    return sorted([r.id, r.checksum, r.nodata, [[c.value, c.name] for c in r.classes]] for r in labels)
+    return sorted([r.id, r.checksum, str(r.nodata), [[c.value, c.name] for c in r.classes]] for r in labels)
 
 
 def label_grid(labels: Sequence[Raster], dataset: xr.Dataset) -> np.ndarray:
