@@ -48,10 +48,19 @@ class Run:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Two threads and two workers whatever the machine, nothing of this session's Prefect, lines that do not break."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "RINGMOE_", "OMP_", "DASK_", "GDAL_"))}
+    """Two threads and two workers whatever the machine, lines that do not break, and one Prefect database for all.
+
+    Nothing else of this session's Prefect, torch or Dask is passed on.
+    """
+    strange = ("PREFECT_", "RINGMOE_", "OMP_", "DASK_", "GDAL_")
+    kept = {k: v for k, v in os.environ.items() if k == "PREFECT_HOME" or not k.startswith(strange)}
     quiet = {"RINGMOE_WORKERS": "2", "RINGMOE_THREADS": "2", "COLUMNS": "2000", "NO_COLOR": "1", "TERM": "dumb"}
     return kept | quiet | more
+
+
+def own_prefect(home: Path) -> dict[str, str]:
+    """What makes a command keep Prefect's database in its home, as it does for a person."""
+    return {"PREFECT_HOME": str(home / "prefect")}
 
 
 def start(home: Path, *words: str, log: Path, **more: str) -> subprocess.Popen[bytes]:

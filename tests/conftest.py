@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import SMALL, Finished, Run, ringmoe
+from command_line import SMALL, Finished, Run, own_prefect, ringmoe
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMAS = Path(__file__).resolve().parent / "schemas"
@@ -132,7 +132,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with open(shared / "small-run.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not told.exists():
-            done = ringmoe(home, *SMALL, "--json", str(shared / "small-run-summary.json"))
+            done = ringmoe(home, *SMALL, "--json", str(shared / "small-run-summary.json"), **own_prefect(home))
             told.write_text(json.dumps(dataclasses.asdict(done)))
     finished = Finished(**json.loads(told.read_text()))
     assert finished.code == 0, finished.said
