@@ -75,7 +75,7 @@ def start(home: Path, *words: str, log: Path, **more: str) -> subprocess.Popen[b
         )
 
 
-def ringmoe(home: Path, *words: str, timeout_s: float = 600.0, **more: str) -> Finished:
+def ringmoe(home: Path, *words: str, **more: str) -> Finished:
     """A command from its start to its end."""
     before = _spent_s()
     done = subprocess.run(
@@ -83,7 +83,7 @@ def ringmoe(home: Path, *words: str, timeout_s: float = 600.0, **more: str) -> F
         capture_output=True,
         text=True,
         env=environment(**more),
-        timeout=timeout_s,
+        timeout=600,
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr, _spent_s() - before)
