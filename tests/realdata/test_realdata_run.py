@@ -47,6 +47,7 @@ def band(path: str) -> np.ndarray:
         return source.read(1).astype(np.float64)
 
 
+@pytest.mark.xdist_group("real-products")
 def test_landsat_is_the_published_scale(run: tuple[Path, Finished]) -> None:
     """Surface reflectance is DN x 2.75e-5 - 0.2 to float32, NaN where DN is 0, on the decimated copy's own grid."""
     found = dataset(run[0], "landsat_")
@@ -57,6 +58,7 @@ def test_landsat_is_the_published_scale(run: tuple[Path, Finished]) -> None:
     assert found.attrs["gsd_m"] == pytest.approx(516, abs=1)
 
 
+@pytest.mark.xdist_group("real-products")
 def test_sentinel2_of_an_old_baseline_has_no_offset(run: tuple[Path, Finished]) -> None:
     """Baseline 02.06: top-of-atmosphere reflectance is DN / 10000, and the cube says why."""
     found = dataset(run[0], "sentinel-2_native_32755")
@@ -68,6 +70,7 @@ def test_sentinel2_of_an_old_baseline_has_no_offset(run: tuple[Path, Finished]) 
     assert provenance["source"] == "baseline 02.06"
 
 
+@pytest.mark.xdist_group("real-products")
 def test_decibels_become_power(run: tuple[Path, Finished]) -> None:
     """Sigma nought is 10 ^ (dB / 10), not interpolated."""
     found = dataset(run[0], "sentinel-1_native_4326")
@@ -75,6 +78,7 @@ def test_decibels_become_power(run: tuple[Path, Finished]) -> None:
     np.testing.assert_allclose(found["data"].sel(band="VV").values[0], 10 ** (db / 10), rtol=1e-5)
 
 
+@pytest.mark.xdist_group("real-products")
 def test_capella_keeps_its_phase(run: tuple[Path, Finished]) -> None:
     """Each channel is the stored number times its own scale factor, phase and rotated grid kept."""
     found = dataset(run[0], "capella_")
@@ -85,6 +89,7 @@ def test_capella_keeps_its_phase(run: tuple[Path, Finished]) -> None:
     assert found.rio.transform() == affine
 
 
+@pytest.mark.xdist_group("real-products")
 def test_every_item_of_the_run_is_valid(run: tuple[Path, Finished], validate_offline: Callable[[Any], None]) -> None:
     """Cubes, models, the map and the registered scenes pass their extensions' schemas."""
     items = [p for p in run[0].glob("catalog/*/*/*.json") if p.stem == p.parent.name]
@@ -94,7 +99,10 @@ def test_every_item_of_the_run_is_valid(run: tuple[Path, Finished], validate_off
         validate_offline(json.loads(path.read_text()))
 
 
-@pytest.mark.parametrize("fitted", [0, 1], ids=["fitted-west", "fitted-east"])
+@pytest.mark.parametrize(
+    "fitted",
+    [pytest.param(0, id="fitted-west"), pytest.param(1, id="fitted-east", marks=pytest.mark.slow)],
+)
 def test_water_is_mapped_on_the_half_not_learned_from(fitted: int, tmp_path: Path) -> None:
     """Against the hand label the map finds water (IoU above 0.5) and beats calling everything dry."""
     words = ("--products", str(REALDATA / "sen1floods11_spain"), "--steps", "30", "--json", str(tmp_path / "s.json"))
