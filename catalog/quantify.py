@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from odc.geo.geobox import GeoBox
+from rasterio.rpc import RPC
 
 from catalog import laws, read
-from catalog.calibrate import backscatter, quality
-from catalog.geocode import RadarGrid, bistatic_reference_s, geocode, place_by_rpc
+from catalog.calibrate import quality
+from catalog.calibrate.constants import calibrate, provenance
+from catalog.formats import geometry_of
+from catalog.geocode import geocode, place_by_rpc
 from catalog.grid import Tile
-from catalog.metadata import sentinel1
+from catalog.qualify import quality_of
 from catalog.scene import Scene
 from catalog.search import Raster
 from catalog.sensors import SENSORS, USABLE
@@ -101,14 +104,14 @@ def _warped(
 ) -> Look:
     """An affine optical product: read on the grid, then the affine law."""
     names = bands or list(scene.bands)
-    law = laws.optical_law(scene, names)
+    constants = laws.constants_of(scene, names)
     own = _same_grid(scene, grid) and shift_m == (0.0, 0.0)
     dn = read.read(scene, grid, names, resampling="nearest" if own else "bilinear", shift_m=shift_m, engine=engine)
-    data = law.apply(dn).compute()
+    data = calibrate(dn, constants, scene.quantity).compute()
     valid = _measured(data)
-    seen = _quality(scene, grid, valid, shift_m)
-    notes = law.notes if scene.quality else (*law.notes, f"{scene.id} ships no quality layer: clouds count as clear")
-    return Look(data, seen, scene.quantity, _gsd(grid, scene), law.provenance, notes)
+    seen = quality_of(scene, grid, valid, shift_m)
+    notes = () if scene.quality else (f"{scene.id} ships no quality layer: clouds count as clear",)
+    return Look(data, seen, scene.quantity, _gsd(grid, scene), provenance(constants), notes)
 
 
 def _geocoded(
@@ -117,80 +120,44 @@ def _geocoded(
     """A detected product in ground range: calibrated in its own geometry, then placed by orbit and height."""
     names = bands or list(scene.bands)
     dn = read.read_native(scene, names)
-    power, provenance = laws.sentinel1_power(scene, dn)
+    constants = laws.constants_of(scene, names)
+    power = calibrate(dn, constants, scene.quantity)
     height = None if dem is None else _heights(dem, grid)
-    placed = geocode(power, _radar_grid(scene), grid, height, shift_m=shift_m)
+    placed = geocode(power, geometry_of(scene), grid, height, shift_m=shift_m)
     valid = _measured(placed)
     notes = () if dem else (str(placed.attrs.get("terrain", "placed on the ellipsoid: no DEM")),)
-    provenance = provenance | {"geolocation": "range-Doppler from orbit", "dem": dem.id if dem else None}
-    return Look(placed, quality.from_valid(valid), scene.quantity, _gsd(grid, scene), provenance, notes)
+    record = provenance(constants) | {"geolocation": "range-Doppler from orbit", "dem": dem.id if dem else None}
+    return Look(placed, quality.from_valid(valid), scene.quantity, _gsd(grid, scene), record, notes)
 
 
 def _as_stored(scene: Scene, grid: GeoBox) -> Look:
     """A geocoded product whose pixels must not be interpolated (complex, decibels): kept on its own raster."""
     dn = read.read_native(scene, list(scene.bands))
-    if scene.encoding == "complex":
-        law = laws.complex_law(scene)
-    else:
-        law = laws.Law(
-            lambda db: backscatter.power_from_db(db, scene.quantity), {"law": "10^(dB/10)", "source": "encoding"}
-        )
-    data = law.apply(dn).compute()
+    constants = laws.constants_of(scene, list(scene.bands))
+    data = calibrate(dn, constants, scene.quantity).compute()
     valid = _measured(data)
-    return Look(data, quality.from_valid(valid), scene.quantity, _gsd(grid, scene), law.provenance, law.notes)
+    return Look(data, quality.from_valid(valid), scene.quantity, _gsd(grid, scene), provenance(constants))
 
 
 def _in_radar_geometry(scene: Scene, dem: Raster | None) -> Look:
     """A complex product: calibrated amplitude with its phase, every pixel with its place."""
     dn = read.read_native(scene, list(scene.bands))
-    law = laws.complex_law(scene)
-    data = law.apply(dn).compute()
+    constants = laws.constants_of(scene, list(scene.bands))
+    data = calibrate(dn, constants, scene.quantity).compute()
     valid = _measured(data)
     shape = (int(data.sizes["y"]), int(data.sizes["x"]))
-    rpcs = laws.polynomials(scene)
+    rpcs: RPC = geometry_of(scene)
     longitude, latitude, height = place_by_rpc(rpcs, shape, dem.href if dem else float(rpcs.height_off))
     places = {"longitude": longitude, "latitude": latitude, "height": height}
     notes = () if dem else (f"no DEM: placed at {rpcs.height_off:.0f} m above the ellipsoid",)
-    provenance = dict(law.provenance) | {"geolocation": "RPC", "dem": dem.id if dem else None}
+    record = provenance(constants) | {"geolocation": "RPC", "dem": dem.id if dem else None}
     gsd = float(scene.properties.get("gsd") or SENSORS[scene.sensor].bands[0].gsd_m)
-    return Look(data, quality.from_valid(valid), scene.quantity, gsd, provenance, (*law.notes, *notes), places)
-
-
-def _radar_grid(scene: Scene) -> RadarGrid:
-    role = next(r for r in sorted(scene.metadata) if r.startswith("annotation-"))
-    note = sentinel1.read_annotation(laws.metadata_file(scene, role))
-    first = (np.datetime64(note.start.replace(tzinfo=None), "ns") - note.reference_time) / np.timedelta64(1, "s")
-    grid = RadarGrid(
-        orbit_time_s=note.orbit_time_s,
-        orbit_position_m=note.orbit_position_m,
-        orbit_velocity_m_s=note.orbit_velocity_m_s,
-        first_line_s=float(first),
-        line_interval_s=note.azimuth_time_interval_s,
-        conversion_time_s=np.array([c.azimuth_time_s for c in note.conversions]),
-        conversion_origin_m=np.array([c.sr0_m for c in note.conversions]),
-        conversion_coefficients=np.array([c.srgr for c in note.conversions]),
-        range_pixel_spacing_m=note.range_pixel_spacing_m,
-        lines=note.lines,
-        samples=note.samples,
-    )
-    points = note.geolocation
-    bulk_s = bistatic_reference_s(
-        grid, points.line.ravel(), points.azimuth_time_s.ravel(), points.slant_range_time_s.ravel()
-    )
-    return replace(grid, bistatic_reference_s=bulk_s)
+    return Look(data, quality.from_valid(valid), scene.quantity, gsd, record, notes, places)
 
 
 def _heights(dem: Raster, grid: GeoBox) -> xr.DataArray:
     height = read.read_raster(dem.href, grid, resampling="bilinear")
     return height.isel(band=0, drop=True) if "band" in height.dims else height
-
-
-def _quality(scene: Scene, grid: GeoBox, valid: xr.DataArray, shift_m: tuple[float, float]) -> xr.DataArray:
-    if "SCL" in scene.quality:
-        return quality.from_scl(read.read_quality(scene, grid, "SCL", shift_m=shift_m), valid)
-    if "QA_PIXEL" in scene.quality:
-        return quality.from_qa_pixel(read.read_quality(scene, grid, "QA_PIXEL", shift_m=shift_m), valid)
-    return quality.from_valid(valid)
 
 
 def _measured(data: xr.DataArray) -> xr.DataArray:

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
 import pystac
 from pystac.utils import str_to_datetime
 
-from catalog.errors import MetadataError
+from catalog.errors import AssetError, MetadataError
 from catalog.sensors import SENSORS, Geolocation, Sensor
 
 Encoding = Literal["dn", "db", "complex"]
@@ -64,6 +65,8 @@ class Scene:
     """STAC platform name."""
     level: str
     """processing:level, a key of the sensor's quantities."""
+    format: str
+    """Module of catalog.formats that knows its metadata files."""
     quantity: str
     """What calibrated pixels are, as in surface_reflectance."""
     geolocation: Geolocation
@@ -119,6 +122,7 @@ class Scene:
             datetime=_time(item),
             platform=str(properties.get("platform", "")),
             level=level,
+            format=str(properties.get("ringmoe:format") or sensor.formats[0]),
             quantity=str(quantity),
             geolocation=cast(Geolocation, properties.get("ringmoe:geolocation", sensor.geolocation)),
             encoding=cast(Encoding, properties.get("ringmoe:encoding", encoding)),
@@ -183,6 +187,25 @@ def end_of(scene: Scene) -> datetime:
     """The last instant a scene may have been taken at: end_datetime where the item knows a range only."""
     end = scene.properties.get("end_datetime")
     return str_to_datetime(end) if end else scene.datetime
+
+
+def metadata_file(scene: Scene, role: str) -> Path:
+    """A metadata file of a scene on this machine's disk.
+
+    Raises
+    ------
+    AssetError
+        When the file lies on the web.
+    """
+    href = scene.metadata[role]
+    if "://" in href:
+        raise AssetError(
+            "a product's metadata file lies on the web",
+            item=f"{scene.id}: {href}",
+            enough="a copy of the product on disk",
+            todo="download the product and register its folder",
+        )
+    return Path(href)
 
 
 def _described(asset: pystac.Asset) -> list[dict[str, Any]]:

@@ -70,6 +70,8 @@ class Sensor:
     """Processing level to the quantity that its calibrated pixels are."""
     units: str
     """Units of that quantity; 1 for a fraction or linear power."""
+    formats: tuple[str, ...]
+    """Product formats that hold it, modules of catalog.formats, the usual one first."""
     geolocation: Geolocation
     """How a pixel of the usual product finds its place on the Earth."""
     nodata: float | None
@@ -123,6 +125,7 @@ SENTINEL_2 = Sensor(
     law="reflectance",
     quantities={"L1C": "toa_reflectance", "L2A": "surface_reflectance"},
     units="1",
+    formats=("sentinel2", "sen1floods11"),
     geolocation="affine",
     nodata=0,
     collections={
@@ -152,6 +155,7 @@ LANDSAT = Sensor(
     law="reflectance",
     quantities={"L1TP": "toa_reflectance", "L2SP": "surface_reflectance"},
     units="1",
+    formats=("landsat",),
     geolocation="affine",
     nodata=0,
     collections={
@@ -176,6 +180,7 @@ WORLDVIEW = Sensor(
     law="radiance",
     quantities={"LV2A": "toa_reflectance", "LV3A": "toa_reflectance"},
     units="1",
+    formats=("worldview",),
     geolocation="affine",
     nodata=0,
     collections={"local": ("worldview",)},
@@ -191,6 +196,7 @@ SENTINEL_1 = Sensor(
     law="backscatter",
     quantities={"GRD": "sigma_nought", "RTC": "gamma_nought"},
     units="1",
+    formats=("sentinel1", "sen1floods11"),
     geolocation="radar-grid",
     nodata=0,
     collections={
@@ -210,6 +216,7 @@ GAOFEN_3 = Sensor(
     law="complex-amplitude",
     quantities={"L1A": "sigma_nought_amplitude"},
     units="1",
+    formats=("gaofen3",),
     geolocation="rpc",
     nodata=0,
     collections={"local": ("gaofen-3-l1a",)},
@@ -217,22 +224,7 @@ GAOFEN_3 = Sensor(
     traps=("qualify value and constant differ per polarisation; the full scale is 32767 at L1A and 65535 at L2",),
 )
 
-CAPELLA = Sensor(
-    id="capella",
-    platforms=("capella-airborne", "capella"),
-    modality="sar_l1",
-    bands=_radar(0.5, 9.65, "HH", "HV", "VH", "VV"),
-    law="complex-amplitude",
-    quantities={"SLC": "sigma_nought_amplitude"},
-    units="1",
-    geolocation="affine",
-    nodata=None,
-    collections={"local": ("capella-slc",)},
-    licence="CC BY 4.0; CC BY-SA 4.0 for SpaceNet 6",
-    traps=("each polarisation has a scale factor of its own",),
-)
-
 SENSORS: Mapping[str, Sensor] = MappingProxyType(
-    {s.id: s for s in (WORLDVIEW, SENTINEL_2, LANDSAT, SENTINEL_1, GAOFEN_3, CAPELLA)}
+    {s.id: s for s in (WORLDVIEW, SENTINEL_2, LANDSAT, SENTINEL_1, GAOFEN_3)}
 )
 """Every instrument by its id."""

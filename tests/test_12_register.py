@@ -256,17 +256,6 @@ def test_missing_calibration_is_refused(tmp_path: Path) -> None:
     assert "calibration-s1a-iw-grd-vh" in _reason(safe, tmp_path / "out")
 
 
-def test_capella_dates_come_from_tags_or_a_recorded_campaign(tmp_path: Path) -> None:
-    """A time in the tags is used; without one, and away from any campaign, the product is refused."""
-    dated = tiny.capella(tmp_path / "dated", {"start_timestamp": "2024-06-18T10:00:00Z", "platform": "capella-2"})
-    scene = Scene.from_item(_one(dated, tmp_path / "out"))
-    assert scene.datetime == datetime(2024, 6, 18, 10, tzinfo=UTC)
-    assert (scene.encoding, scene.bands["VV"].scale) == ("complex", 2e-4)
-    assert scene.bands["VV"].transform is not None
-    assert scene.bands["VV"].transform[1] == -2.5
-    assert "no acquisition time" in _reason(tiny.capella(tmp_path / "undated"), tmp_path / "out2")
-
-
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     """No such folder: a reason, not a traceback."""
     found: Registration = register(tmp_path / "nowhere", tmp_path / "out")

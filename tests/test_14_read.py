@@ -179,17 +179,6 @@ def test_complex_pairs_become_complex_and_keep_their_pixels(tmp_path: Path) -> N
     np.testing.assert_array_equal(lazy.compute().values, got.values)
 
 
-def test_rotated_complex_pixels_are_left_where_they_are(tmp_path: Path) -> None:
-    """A rotated complex product keeps its affine in attrs and its pixels as stored."""
-    folder = tiny.capella(_made(tmp_path / "c"), {"start_timestamp": "2024-06-18T10:00:00Z"})
-    scene = _scene(folder, tmp_path / "out")
-    got = read_native(scene)
-    assert got.dtype == np.complex64
-    assert got.attrs["transform"][1] == -2.5
-    with rasterio.open(scene.bands["VV"].href) as src:
-        np.testing.assert_array_equal(got.sel(band="VV").values, src.read(1))
-
-
 def test_native_bands_share_a_grid(sentinel2: Scene) -> None:
     """10 and 20 m bands cannot be one native array; 10 m ones can, with their centres."""
     got = read_native(sentinel2, ["B04", "B08"])

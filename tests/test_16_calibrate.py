@@ -140,7 +140,9 @@ def test_calibration_is_lazy_and_block_sizes_do_not_matter() -> None:
 def test_gaofen3_power_follows_the_formula_and_phase_is_kept() -> None:
     """|S|^2 in dB is 10 log10((I^2 + Q^2) (Qv / 32767)^2) - K, per polarisation; the phase is untouched."""
     dn = bands([[3000 + 4000j, -1 - 1j]], ("HH", "HV"), dtype="complex64")
-    s = calibrate.complex_from_gaofen3(dn, {"HH": 150.0, "HV": 30.0}, {"HH": 32.0, "HV": 28.5})
+    s = calibrate.complex_from_scale(
+        dn, calibrate.amplitude_factor({"HH": 150.0, "HV": 30.0}, {"HH": 32.0, "HV": 28.5})
+    )
     for i, (qualify, constant) in enumerate([(150.0, 32.0), (30.0, 28.5)]):
         expected_db = 10 * np.log10(np.abs(dn.values[i, 0]) ** 2 * (qualify / 32767) ** 2) - constant
         np.testing.assert_allclose(10 * np.log10(np.abs(s.values[i, 0]) ** 2), expected_db, atol=1e-5)
@@ -203,7 +205,7 @@ REFUSED = {
     "not a radiance": lambda: calibrate.toa_reflectance_from_radiance(ONE, {"R": 1.0}, 1.0, 30.0),
     "complex as amplitude": lambda: calibrate.backscatter_from_amplitude(ONE.astype("complex64"), GRID),
     "real as complex": lambda: calibrate.complex_from_scale(ONE, {"R": 1.0}),
-    "wrong full scale": lambda: calibrate.complex_from_gaofen3(ONE.astype("complex64"), {"R": 1}, {"R": 1}, 255),
+    "wrong full scale": lambda: calibrate.amplitude_factor({"R": 1}, {"R": 1}, 255),
     "table elsewhere": lambda: calibrate.backscatter_from_amplitude(ONE, xr.zeros_like(ONE[0]).pad(x=1)),
     "table of another window": lambda: calibrate.backscatter_from_amplitude(
         ONE.assign_coords(y=[4], x=[0]), GRID.assign_coords(y=[0], x=[0])

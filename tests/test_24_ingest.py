@@ -76,6 +76,7 @@ def scene(
         datetime=DAY + timedelta(days=day),
         platform=row.platforms[0],
         level=level,
+        format=row.formats[0],
         quantity=quantity,
         geolocation="affine",
         encoding="dn",
@@ -177,7 +178,7 @@ OWN_GRID: dict[str, dict[str, Any]] = {
     "decimated": {"decimated": True},
     "rotated": {"place": TURNED},
     "in degrees": {"place": DEGREES},
-    "complex": {"sensor": "capella", "bands": ("HH",), "encoding": "complex"},
+    "complex": {"sensor": "gaofen-3", "bands": ("HH",), "encoding": "complex"},
 }
 
 

@@ -296,17 +296,3 @@ def _annotation(pol: str, rows: int, cols: int) -> str:
 <gr0>0.0</gr0><grsrCoefficients count="3">8.0e5 0.51 5.3e-7</grsrCoefficients></coordinateConversion>
 </coordinateConversionList></coordinateConversion><geolocationGrid><geolocationGridPointList count="4">{points}
 </geolocationGridPointList></geolocationGrid></product>"""
-
-
-def capella(folder: Path, tags: dict[str, Any] | None = None) -> Path:
-    """Complex channels with a rotated affine and Capella's JSON in their tags."""
-    from affine import Affine
-
-    rng = np.random.default_rng(5)
-    turned = Affine(-0.03, -2.5, ORIGIN[0], 2.5, -0.03, ORIGIN[1])
-    for k, pol in enumerate(("hh", "vv")):
-        data = (rng.normal(size=(12, 14)) + 1j * rng.normal(size=(12, 14))).astype("complex64")
-        collect = {"collect": {"image": {"scale_factor": 1e-4 * (k + 1)}, **(tags or {})}}
-        described = {"TIFFTAG_IMAGEDESCRIPTION": json.dumps(collect)}
-        write_tif(folder / f"sar_{pol}.tif", data, crs=UTM, transform=turned, tags=described)
-    return folder

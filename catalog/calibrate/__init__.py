@@ -6,7 +6,7 @@ from catalog.calibrate.backscatter import (
     power_from_db,
     power_to_db,
 )
-from catalog.calibrate.complex_amplitude import complex_from_gaofen3, complex_from_scale
+from catalog.calibrate.complex_amplitude import amplitude_factor, complex_from_gain, complex_from_scale
 from catalog.calibrate.lut import AzimuthBlock, interpolate_lut, noise_power
 from catalog.calibrate.quality import from_qa_pixel, from_scl, from_valid
 from catalog.calibrate.reflectance import (
@@ -18,9 +18,10 @@ from catalog.calibrate.reflectance import (
 
 __all__ = [
     "AzimuthBlock",
+    "amplitude_factor",
     "backscatter_from_amplitude",
     "backscatter_from_constant",
-    "complex_from_gaofen3",
+    "complex_from_gain",
     "complex_from_scale",
     "earth_sun_distance_au",
     "from_qa_pixel",

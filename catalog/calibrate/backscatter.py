@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from catalog.calibrate.bands import described, per_band, real_dn
-from catalog.errors import CalibrationError
+from catalog.calibrate.bands import described, on_grid, per_band, real_dn
 
 
 def backscatter_from_amplitude(
@@ -42,8 +41,8 @@ def backscatter_from_amplitude(
     dn = real_dn(dn)
     power = dn**2
     if noise is not None:
-        power = power - _on_grid(noise, dn, "noise")
-    sigma = described(power / _on_grid(lut, dn, "lut") ** 2, quantity, "1", dn)
+        power = power - on_grid(noise, dn, "noise")
+    sigma = described(power / on_grid(lut, dn, "lut") ** 2, quantity, "1", dn)
     sigma.attrs["noise_removed"] = noise is not None
     return sigma
 
@@ -111,29 +110,3 @@ def power_to_db(power: xr.DataArray) -> xr.DataArray:
     db: xr.DataArray = 10 * xr.apply_ufunc(np.log10, power.where(power > 0), dask="parallelized")
     db.attrs = {**power.attrs, "units": "dB"}
     return db
-
-
-def _on_grid(table: xr.DataArray, dn: xr.DataArray, name: str) -> xr.DataArray:
-    """The table in the pixel order of `dn`, its coordinates taken from there; refused on another grid."""
-    sizes = {d: n for d, n in dn.sizes.items() if d in table.dims}
-    if dict(table.sizes) != sizes or not {"y", "x"} <= set(sizes):
-        raise CalibrationError(
-            f"the {name} table is {dict(table.sizes)}, the image is {dict(dn.sizes)}",
-            item=name,
-            enough="the table on the image's grid, (band, y, x) or (y, x)",
-            todo="pass the image's shape and origin to interpolate_lut",
-        )
-    if "band" in table.dims and "band" in table.coords:
-        missing = [b for b in dn["band"].values if b not in table["band"].values]
-        if missing:
-            raise CalibrationError(f"the {name} table lacks {missing}", item=name, enough="one table per band")
-        table = table.sel(band=dn["band"].values)
-    for axis in ("y", "x"):
-        if axis in table.coords and axis in dn.coords and not np.array_equal(table[axis], dn[axis]):
-            raise CalibrationError(
-                f"the {name} table starts at {axis} {table[axis].values[0]:g}, the image at {dn[axis].values[0]:g}",
-                item=name,
-                enough="both on the same lines and pixels",
-                todo="pass the image's origin to interpolate_lut",
-            )
-    return table.drop_vars([c for c in table.coords if c != "band"])

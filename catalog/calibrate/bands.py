@@ -106,6 +106,32 @@ def described(data: xr.DataArray, quantity: str, units: str, like: xr.DataArray)
     return data
 
 
+def on_grid(table: xr.DataArray, dn: xr.DataArray, name: str) -> xr.DataArray:
+    """The table in the pixel order of `dn`, its coordinates taken from there; refused on another grid."""
+    sizes = {d: n for d, n in dn.sizes.items() if d in table.dims}
+    if dict(table.sizes) != sizes or not {"y", "x"} <= set(sizes):
+        raise CalibrationError(
+            f"the {name} table is {dict(table.sizes)}, the image is {dict(dn.sizes)}",
+            item=name,
+            enough="the table on the image's grid, (band, y, x) or (y, x)",
+            todo="pass the image's shape and origin to interpolate_lut",
+        )
+    if "band" in table.dims and "band" in table.coords:
+        missing = [b for b in dn["band"].values if b not in table["band"].values]
+        if missing:
+            raise CalibrationError(f"the {name} table lacks {missing}", item=name, enough="one table per band")
+        table = table.sel(band=dn["band"].values)
+    for axis in ("y", "x"):
+        if axis in table.coords and axis in dn.coords and not np.array_equal(table[axis], dn[axis]):
+            raise CalibrationError(
+                f"the {name} table starts at {axis} {table[axis].values[0]:g}, the image at {dn[axis].values[0]:g}",
+                item=name,
+                enough="both on the same lines and pixels",
+                todo="pass the image's origin to interpolate_lut",
+            )
+    return table.drop_vars([c for c in table.coords if c != "band"])
+
+
 def _has_bands(dn: xr.DataArray) -> None:
     if "band" not in dn.coords or "band" not in dn.dims:
         raise CalibrationError(

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import xarray as xr
 
-from catalog.calibrate.bands import complex_dn, described, per_band
+from catalog.calibrate.bands import complex_dn, described, on_grid, per_band
 from catalog.errors import CalibrationError
 
 
-def complex_from_gaofen3(
-    dn: xr.DataArray, qualify: Mapping[str, float], constant_db: Mapping[str, float], full_scale: float = 32767.0
-) -> xr.DataArray:
-    """Complex amplitude of a Gaofen-3 product: S = DN * (Q / full scale) * 10^(-K / 20).
+def amplitude_factor(
+    qualify: Mapping[str, float], constant_db: Mapping[str, float], full_scale: float = 32767.0
+) -> dict[str, float]:
+    """Amplitude per DN of a product that was scaled into integers: (Q / full scale) 10^(-K / 20).
 
     Hence |S|^2 = sigma nought = (I^2 + Q^2) (QualifyValue / 32767)^2 / 10^(K / 10), the formula of the Gaofen-3 user
-    guide in linear power, and the phase is that of the digital numbers.
+    guide in linear power.
 
     Parameters
     ----------
-    dn
-        (band, y, x), complex, I + jQ; NaN where nothing was measured; may be lazy.
     qualify
         Polarisation to QualifyValue of the product.
     constant_db
@@ -31,22 +30,27 @@ def complex_from_gaofen3(
 
     Returns
     -------
-    DataArray (band, y, x), complex64, square root of linear power.
+    Polarisation to factor, for complex_from_scale.
 
     Raises
     ------
     CalibrationError
-        For real pixels, a missing polarisation, a qualify value not above zero, a constant that is not finite or an
-        unknown full scale.
+        For a missing polarisation, a qualify value not above zero, a constant that is not finite or an unknown full
+        scale.
     """
-    dn = complex_dn(dn)
     if full_scale not in (32767.0, 65535.0):
         raise CalibrationError(
-            f"no Gaofen-3 product has a full scale of {full_scale}", item="full_scale", enough="32767 or 65535"
+            f"no product has a full scale of {full_scale}", item="full_scale", enough="32767 or 65535"
         )
-    gain = per_band(dn, "QualifyValue", qualify, zero=False, negative=False) / full_scale
-    constant = per_band(dn, "CalibrationConst", constant_db)
-    return described(dn * gain * 10 ** (-constant / 20), "sigma_nought_amplitude", "1", dn)
+    factors: dict[str, float] = {}
+    for polarisation, most in qualify.items():
+        constant = constant_db.get(polarisation, math.nan)
+        if not (math.isfinite(most) and most > 0):
+            raise CalibrationError(f"QualifyValue is {most}", item=polarisation, enough="a number above 0")
+        if not math.isfinite(constant):
+            raise CalibrationError(f"CalibrationConst is {constant}", item=polarisation, enough="a finite number of dB")
+        factors[polarisation] = most / full_scale * 10 ** (-constant / 20)
+    return factors
 
 
 def complex_from_scale(dn: xr.DataArray, scale: Mapping[str, float]) -> xr.DataArray:
@@ -74,3 +78,26 @@ def complex_from_scale(dn: xr.DataArray, scale: Mapping[str, float]) -> xr.DataA
     dn = complex_dn(dn)
     gain = per_band(dn, "scale_factor", scale, zero=False, negative=False)
     return described(dn * gain, "sigma_nought_amplitude", "1", dn)
+
+
+def complex_from_gain(dn: xr.DataArray, gain: xr.DataArray) -> xr.DataArray:
+    """Complex amplitude by a look-up table: S = DN / A, so that |S|^2 = |DN|^2 / A^2, phase kept.
+
+    Parameters
+    ----------
+    dn
+        (band, y, x), complex; NaN where nothing was measured; may be lazy.
+    gain
+        Calibration values A, (band, y, x) or (y, x), as calibrate.interpolate_lut makes them.
+
+    Returns
+    -------
+    DataArray (band, y, x), complex64, square root of linear power.
+
+    Raises
+    ------
+    CalibrationError
+        For real pixels or a table on another grid.
+    """
+    dn = complex_dn(dn)
+    return described(dn / on_grid(gain, dn, "gain"), "sigma_nought_amplitude", "1", dn)

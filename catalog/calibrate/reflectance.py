@@ -21,7 +21,7 @@ def reflectance_from_dn(
     offset: Mapping[str, float],
     quantity: str = "surface_reflectance",
     *,
-    sun_elevation_deg: float | None = None,
+    sun_elevation_deg: float | xr.DataArray | None = None,
 ) -> xr.DataArray:
     """Reflectance as a fraction: rho = DN * scale + offset, over sin(sun elevation) where it is given.
 

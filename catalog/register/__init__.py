@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import pystac
 
 from catalog.errors import CatalogError, MetadataError, UnknownProduct
+from catalog.formats import formats
+from catalog.formats.product import Product
+from catalog.formats.sen1floods11 import LABEL_CLASSES, LABEL_NODATA, labels_of
 from catalog.register.catalogue import load, save
-from catalog.register.chips import LABEL_CLASSES, LABEL_NODATA, labels_of, sen1floods11
 from catalog.register.items import item_of
-from catalog.register.optical import landsat_c2, sentinel2_aws, sentinel2_safe, worldview_imd
-from catalog.register.product import Product
-from catalog.register.radar import capella_slc, gaofen3_l1a, sentinel1_grd
 from catalog.register.rasters import dem_item, label_item
 
-__all__ = ["LAYOUTS", "Registration", "load", "register", "register_dem", "register_labels"]
+__all__ = ["Registration", "load", "register", "register_dem", "register_labels"]
 
-Layout = Callable[[Path], tuple[Product, ...]]
 Progress = Callable[[int, int, str], None]
-
-LAYOUTS: tuple[Layout, ...] = (
-    sentinel2_safe,
-    sentinel2_aws,
-    sentinel1_grd,
-    landsat_c2,
-    gaofen3_l1a,
-    worldview_imd,
-    sen1floods11,
-    capella_slc,
-)
-"""Tried in this order; the first that knows a folder has it."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +112,13 @@ def recognise(folder: Path) -> tuple[Product, ...]:
     Raises
     ------
     UnknownProduct
-        No layout knows the folder.
+        No format knows the folder.
     MetadataError, AssetError
         One does, and the folder is damaged.
     """
-    for layout in LAYOUTS:
-        if found := layout(folder):
-            return found
+    for name, module in formats():
+        if found := module.products(folder):
+            return tuple(replace(p, properties={**p.properties, "ringmoe:format": name}) for p in found)
     raise UnknownProduct(
         "a folder holds neither a metadata file we know nor tags that stand for one",
         item=str(folder),
@@ -177,7 +163,7 @@ def _saved(out: Path | str, items: Sequence[pystac.Item]) -> tuple[pystac.Item, 
 
 
 def _product_folders(folder: Path) -> list[Path]:
-    """The folder itself where a layout knows it or its damage, else its subfolders."""
+    """The folder itself where a format knows it or its damage, else its subfolders."""
     if not folder.is_dir():
         return [folder]
     try:

@@ -14,9 +14,9 @@ import pystac
 from pystac.utils import datetime_to_str
 
 from catalog.errors import AssetError, MetadataError
+from catalog.formats.outline import Ring, bbox_of, check_corners, check_place, check_radar, polygon, ring_lonlat
+from catalog.formats.product import Product, ProductFile
 from catalog.metadata.raster import RasterHeader, check_complete, read_header, unreadable
-from catalog.register.geometry import Ring, bbox_of, check_corners, check_place, check_radar, polygon, ring_lonlat
-from catalog.register.product import Product, ProductFile
 from catalog.sensors import SENSORS, Band, Sensor
 
 _EXTENSIONS = {

@@ -11,8 +11,8 @@ from pathlib import Path
 import pystac
 
 from catalog.errors import FootprintError, MetadataError
+from catalog.formats.outline import ring_lonlat
 from catalog.metadata.raster import RasterHeader, check_complete, read_header
-from catalog.register.geometry import ring_lonlat
 from catalog.register.items import declare_extensions, file_fields, grid_fields, json_number, media_type, new_item
 
 LABELS, DEM = "labels", "dem"

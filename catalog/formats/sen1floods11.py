@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from catalog.calibrate.constants import Decibels
 from catalog.errors import MetadataError
+from catalog.formats.product import Product, ProductFile
 from catalog.metadata.sentinel2 import BAND_NAMES, QUANTIFICATION
 from catalog.metadata.xml import refuse
-from catalog.register.product import Product, ProductFile
+from catalog.scene import Scene
 from catalog.sensors import SENTINEL_1, SENTINEL_2
 
 RECORD = "Sen1Floods11_Metadata.geojson"
@@ -19,7 +21,7 @@ LABEL_CLASSES = {0: "not water", 1: "water"}
 LABEL_NODATA = -1
 
 
-def sen1floods11(folder: Path) -> tuple[Product, ...]:
+def products(folder: Path) -> tuple[Product, ...]:
     """The chips of a folder with the data set's metadata record; () where the folder holds no chip.
 
     Raises
@@ -32,6 +34,11 @@ def sen1floods11(folder: Path) -> tuple[Product, ...]:
         return ()
     record = folder / RECORD
     return tuple(_chip(path, record, _place(record, path.stem.split("_")[0])) for path in chips)
+
+
+def calibration(scene: Scene, bands: Sequence[str]) -> Decibels | None:
+    """Radar chips are decibels; of optical ones the item holds scale and offset."""
+    return Decibels("the data set's documentation: dB") if scene.encoding == "db" else None
 
 
 def labels_of(folder: Path) -> tuple[tuple[Path, datetime, datetime], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +12,8 @@ from typing import Any
 from catalog.metadata.raster import RasterHeader
 from catalog.scene import Encoding
 from catalog.sensors import Geolocation
+
+_POLARISATION = re.compile(r"(?:^|[_-])(HH|HV|VH|VV)(?:[_.-]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,12 @@ class Product:
     """Open ring in degrees; taken from the rasters where empty."""
     properties: Mapping[str, Any] = field(default_factory=dict)
     """Further STAC properties, in the words of their extensions."""
+
+
+def by_polarisation(folder: Path) -> dict[str, Path]:
+    """Polarisation to the TIFF of a folder that is named after it."""
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff")):
+        if match := _POLARISATION.search(path.stem):
+            found.setdefault(match[1].upper(), path)
+    return found

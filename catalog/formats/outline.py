@@ -9,8 +9,8 @@ import numpy as np
 from pyproj import Transformer
 
 from catalog.errors import FootprintError
+from catalog.formats.product import ExpectedGrid
 from catalog.metadata.raster import RasterHeader
-from catalog.register.product import ExpectedGrid
 
 Ring = tuple[tuple[float, float], ...]
 """Open ring of longitudes and latitudes in degrees."""
