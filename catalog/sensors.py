@@ -224,7 +224,23 @@ GAOFEN_3 = Sensor(
     traps=("qualify value and constant differ per polarisation; the full scale is 32767 at L1A and 65535 at L2",),
 )
 
+CAPELLA = Sensor(
+    id="capella",
+    platforms=("capella-airborne", "capella"),
+    modality="sar_l1",
+    bands=_radar(0.5, 9.65, "HH", "HV", "VH", "VV"),
+    law="complex-amplitude",
+    quantities={"SLC": "sigma_nought_amplitude"},
+    units="1",
+    formats=("capella",),
+    geolocation="affine",
+    nodata=None,
+    collections={"local": ("capella-slc",)},
+    licence="CC BY 4.0; CC BY-SA 4.0 for SpaceNet 6",
+    traps=("each polarisation has a scale factor of its own",),
+)
+
 SENSORS: Mapping[str, Sensor] = MappingProxyType(
-    {s.id: s for s in (WORLDVIEW, SENTINEL_2, LANDSAT, SENTINEL_1, GAOFEN_3)}
+    {s.id: s for s in (WORLDVIEW, SENTINEL_2, LANDSAT, SENTINEL_1, GAOFEN_3, CAPELLA)}
 )
 """Every instrument by its id."""
