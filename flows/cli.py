@@ -6,7 +6,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,6 +43,9 @@ SENSOR = Annotated[str, typer.Option("--sensor", help="Whose cubes are mapped.")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells know it."""
+SANDBOX_ONLY = ("seed", "size", "quick")
+PRODUCTS_ONLY = ("products", "labels", "dem", "train_bbox", "map_bbox", "sensor", "steps")
+
 ROOM_BYTES = 8 * 2**20
 """With less than this on the disk a run does not begin: the database of an embedded Prefect takes 6 MB."""
 
@@ -70,6 +73,14 @@ def working(settings: Settings) -> Iterator[None]:
         except Exception:  # of Prefect's, whose database has no room either
             _check_room(settings)
             raise
+
+
+def _refuse_idle(context: typer.Context, options: Sequence[str], mode: str) -> None:
+    """Refuse options that would do nothing in this mode."""
+    given = [o for o in options if (found := context.get_parameter_source(o)) and found.name == "COMMANDLINE"]
+    if given:
+        named = ", ".join(f"--{o.replace('_', '-')}" for o in given)
+        raise typer.BadParameter(f"{named} would do nothing with {mode}")
 
 
 def _check_room(settings: Settings) -> None:
@@ -314,6 +325,7 @@ def publish(home: Home = None, json: Json = None, debug: Debug = False) -> None:
 
 @app.command()
 def run(
+    context: typer.Context,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="On the procedural Earth.")] = False,
     products: Annotated[list[Path] | None, typer.Option("--products", help="Product folder, repeatable.")] = None,
     labels: Annotated[list[Path] | None, typer.Option("--labels", help="Label raster, repeatable.")] = None,
@@ -332,6 +344,7 @@ def run(
     """All of it: register, search, ingest, pretrain, adapt, prune, infer, publish."""
     if sandbox == bool(products):
         raise typer.BadParameter("name either --sandbox or --products FOLDER")
+    _refuse_idle(context, SANDBOX_ONLY if products else PRODUCTS_ONLY, "--products" if products else "--sandbox")
     settings = settings_of(home)
     from flows import asking, report
 

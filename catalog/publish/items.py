@@ -247,8 +247,7 @@ def _item(
 
 def _commit(ledger: Ledger, collection: str, item: pystac.Item) -> dict[str, Any]:
     record = item.to_dict(include_self_link=False, transform_hrefs=False)
-    ledger.commit(collection, item.id, record)
-    return record
+    return ledger.commit(collection, item.id, record)
 
 
 def _project(item: pystac.Item, crs: str, shape: Sequence[int], affine: Sequence[float]) -> None:
