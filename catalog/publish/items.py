@@ -20,6 +20,7 @@ from odc.geo.geom import Geometry
 from catalog.cube import valid_share
 from catalog.ledger import Ledger, file_digest, tree_digest, write_whole
 from catalog.publish.cog import MapClass
+from catalog.publish.preview import write_preview
 
 _SCHEMA = "https://stac-extensions.github.io"
 PROCESSING = f"{_SCHEMA}/processing/v1.1.0/schema.json"
@@ -88,6 +89,7 @@ def cube_item(
     }
     if attrs["geobox"] is not None:
         _project(item, attrs["geobox"]["crs"], attrs["geobox"]["shape"], attrs["geobox"]["affine"])
+    preview = write_preview(folder, cube)
     digest, size = tree_digest(folder / "cube.zarr")
     bands = [
         {k: v for k, v in (("name", b["name"]), ("description", b["polarisation"] or b["common_name"])) if v}
@@ -103,6 +105,9 @@ def cube_item(
             extra_fields={"file:checksum": digest, "file:size": size, "bands": bands},
         ),
     )
+    if preview is not None:
+        kind = "image/tiff; application=geotiff; profile=cloud-optimized"
+        item.add_asset("preview", _file(folder, preview.name, "Clearest date, on the cube's grid", kind, ["overview"]))
     return _commit(ledger, "cubes", item)
 
 
