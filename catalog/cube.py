@@ -239,6 +239,11 @@ def finish(uri: str | Path, attrs: Mapping[str, Any]) -> None:
 def open(uri: str | Path) -> xr.Dataset:
     """A lazy Dataset of a cube, with band names and attributes as Python values.
 
+    Parameters
+    ----------
+    uri
+        The store, or the JSON file of the item that names it.
+
     Returns
     -------
     xr.Dataset
@@ -249,6 +254,8 @@ def open(uri: str | Path) -> xr.Dataset:
     CubeError
         When there is no cube, or a damaged one, or one of another schema.
     """
+    if str(uri).endswith(".json"):
+        uri = _store_of(Path(uri))
     try:
         cube = xr.open_zarr(str(uri), consolidated=False, decode_coords="all", chunks={})
     except (FileNotFoundError, KeyError, ValueError, zarr.errors.GroupNotFoundError) as error:
@@ -267,6 +274,20 @@ def open(uri: str | Path) -> xr.Dataset:
         )
     cube.attrs = {k: json.loads(v) if k in _JSON_ATTRS and isinstance(v, str) else v for k, v in cube.attrs.items()}
     return cube.assign_coords(band=[b["name"] for b in cube.attrs["bands"]])
+
+
+def _store_of(item: Path) -> Path:
+    """The store that a published item names."""
+    try:
+        href = json.loads(item.read_text())["assets"]["cube"]["href"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CubeError(
+            f"there is no item of a cube ({type(error).__name__}: {error})",
+            item=str(item),
+            enough="an item of the collection cubes, with the asset cube",
+            todo="list them with `ringmoe status`, or open the store itself",
+        ) from error
+    return item.parent / str(href)
 
 
 def geobox(cube: xr.Dataset) -> GeoBox | None:

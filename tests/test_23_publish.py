@@ -23,7 +23,7 @@ from rio_cogeo.cogeo import cog_validate
 from test_21_cube import NORTH_UP, ROTATED, description, layers, radar_places
 
 from catalog import cube, publish
-from catalog.errors import PublishError
+from catalog.errors import CubeError, PublishError
 from catalog.ledger import Ledger, tree_digest
 from catalog.publish import MapClass, Sources
 
@@ -258,6 +258,9 @@ def test_cube_and_preview_lie_where_the_grid_does(box: GeoBox, tmp_path: Path) -
     ledger = Ledger(tmp_path)
     item = published_cube(ledger, "c", box)
     folder = ledger.item_path("cubes", "c").parent
+    assert cube.open(ledger.item_path("cubes", "c")).equals(cube.open(folder / item["assets"]["cube"]["href"]))
+    with pytest.raises(CubeError, match="no item of a cube"):
+        cube.open(tmp_path / "nothing.json")
     store = xr.open_zarr(folder / item["assets"]["cube"]["href"], consolidated=False, decode_coords="all")
     assert box.crs is not None
     assert store.rio.crs.to_epsg() == box.crs.epsg
