@@ -27,7 +27,7 @@ SCHEMA = 1
 _MARK = "ringmoe_cube"
 CHUNK = 256
 SHARD = 1024
-_JSON_ATTRS = ("bands", "scenes", "provenance", "coregistration", "geobox", "notes")
+_JSON_ATTRS = ("bands", "scenes", "provenance", "coregistration", "geobox", "notes", "usable_share")
 
 
 @dataclass(frozen=True)
@@ -312,9 +312,14 @@ def usable(quality: xr.DataArray) -> xr.DataArray:
     return quality.isin([int(q) for q in USABLE])
 
 
+def usable_share(quality: xr.DataArray) -> list[float]:
+    """Share of the pixels that show the ground, 0 to 1, per date of a (time, y, x) layer."""
+    return [float(v) for v in usable(quality).mean(("y", "x")).values]
+
+
 def valid_share(cube: xr.Dataset) -> float:
     """Share of (time, y, x) positions that show the ground, 0 to 1."""
-    return float(usable(cube["quality"]).mean())
+    return float(np.mean(usable_share(cube["quality"])))
 
 
 def pixel_coordinates(box: GeoBox | None, shape: Sequence[int]) -> dict[str, np.ndarray]:

@@ -192,7 +192,7 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
     matched = _Matcher(unit)
     looks: list[Look] = []
     shifts: list[dict[str, Any]] = []
-    seen, usable = 0, 0.0
+    seen, usable = False, []
     for index, scene in enumerate(unit.scenes):
         shift = matched.shift(scene)
         accepted = shift is not None and shift["verdict"] == "accepted"
@@ -201,8 +201,8 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
         if index == 0:
             cube.create(store, _blank(unit, look))
         cube.write_look(store, index, look.data, look.quality)
-        seen += int(look.data.notnull().sum())
-        usable += float(cube.usable(look.quality).mean())
+        seen = seen or bool(look.data.notnull().any())
+        usable.append(float(cube.usable(look.quality).mean()))
         shifts.append(shift or {"scene": scene.id, "verdict": "not attempted", "reason": _why_not(unit, scene)})
         looks.append(replace(look, data=look.data[:, :0, :0], quality=look.quality[:0, :0], geolocation=None))
     if not seen:
@@ -213,7 +213,7 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
             todo="choose another period or area; if a map viewer shows data there, the item's footprint is wrong",
         )
     attrs = cube.attributes(_description(unit, looks, shifts))
-    cube.finish(store, {**attrs, "platform": unit.scenes[0].platform, "valid_share": usable / len(unit.scenes)})
+    cube.finish(store, {**attrs, "platform": unit.scenes[0].platform, "usable_share": usable})
     return cube.open(store)
 
 

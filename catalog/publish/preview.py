@@ -9,7 +9,7 @@ import rasterio
 import xarray as xr
 from rasterio.windows import Window
 
-from catalog.cube import geobox, usable
+from catalog.cube import geobox
 from catalog.publish.cog import room, to_cog
 
 PREVIEW = "preview.tif"
@@ -17,15 +17,17 @@ ROWS = 1024
 _COLOURS = ("red", "green", "blue")
 
 
-def write_preview(folder: Path, cube: xr.Dataset) -> Path | None:
-    """Write the date with the most usable pixels to FOLDER/preview.tif, in the cube's units.
+def write_preview(folder: Path, cube: xr.Dataset, date: int) -> Path | None:
+    """Write one date of a cube to FOLDER/preview.tif, in the cube's units.
 
     Red, green and blue where the sensor has them, else its first bands, at most three; of complex pixels the power.
 
     Parameters
     ----------
     cube
-        data (time, band, y, x) and quality (time, y, x), as catalog.cube.open gives it; read by rows of a shard.
+        data (time, band, y, x), as catalog.cube.open gives it; read by rows of a shard.
+    date
+        Its position along time, from 0.
 
     Returns
     -------
@@ -34,7 +36,6 @@ def write_preview(folder: Path, cube: xr.Dataset) -> Path | None:
     box = geobox(cube)
     if box is None:
         return None
-    clearest = int(usable(cube["quality"]).mean(("y", "x")).argmax("time"))
     names = _bands(cube)
     profile = {
         "driver": "GTiff",
@@ -52,7 +53,7 @@ def write_preview(folder: Path, cube: xr.Dataset) -> Path | None:
         "BIGTIFF": "IF_SAFER",
     }
     draft, target = folder / "preview.draft.tif", folder / PREVIEW
-    chosen = cube["data"].isel(time=clearest).sel(band=names)
+    chosen = cube["data"].isel(time=date).sel(band=names)
     with room(folder, box, 4 * len(names)):
         with rasterio.open(draft, "w", **profile) as out:
             for row in range(0, box.height, ROWS):
@@ -62,7 +63,7 @@ def write_preview(folder: Path, cube: xr.Dataset) -> Path | None:
             for number, name in enumerate(names, start=1):
                 out.set_band_description(number, name)
             out.update_tags(
-                date=str(cube["time"].values[clearest])[:10],
+                date=str(cube["time"].values[date])[:10],
                 units=str(cube.attrs["units"]),
                 quantity=str(cube.attrs["quantity"]),
             )
