@@ -160,6 +160,42 @@ def search(
 
 
 @app.command()
+def plan(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    start: From = None,
+    end: To = None,
+    sensor: Sensors = None,
+    tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
+    pilot: Annotated[bool, typer.Option("--pilot", help="First make and time two cubes of each sensor.")] = False,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """What `ingest` would make and take: scenes, tiles, gigabytes, what is done, and with --pilot the time."""
+    settings = settings_of(home)
+    from flows import asking
+    from flows.forecast import forecast
+
+    request = asking.ingest_request(settings, bbox, area, start, end, sensor, tile_m=tile, engine="odc")
+    with working(settings):
+        found = forecast(request, asking.where(settings), pilot=pilot)
+    rows = [
+        (
+            f.sensor,
+            f.scenes,
+            f.units,
+            f.done,
+            f"{f.gigabytes:.3g}" + ("" if f.measured else " uncompressed"),
+            f"{f.seconds[0]:.0f} to {f.seconds[1]:.0f}" if f.seconds else "unknown: --pilot",
+        )
+        for f in found
+    ]
+    terminal.table("Plan", ("sensor", "scenes", "cubes", "done", "GB", "seconds left"), rows)
+    terminal.machine([f.record() for f in found], json)
+
+
+@app.command()
 def ingest(
     home: Home = None,
     bbox: Bbox = None,
