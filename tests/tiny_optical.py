@@ -72,7 +72,12 @@ def _is_number(text: str) -> bool:
 
 
 def gaofen2(
-    folder: Path, camera: str = "GF2 PMS2", time: str = "2018-06-15 18:10:30", rows: int = 18, cols: int = 22, **more: str
+    folder: Path,
+    camera: str = "GF2 PMS2",
+    time: str = "2018-06-15 18:10:30",
+    rows: int = 18,
+    cols: int = 22,
+    **more: str,
 ) -> Path:
     """A scene in image geometry: tiff, xml and rpb of one name; CenterTime is Beijing time."""
     satellite, sensor = camera.split()
@@ -126,7 +131,9 @@ def rpb(rows: int, cols: int) -> str:
         "sampNumCoef": [0.0, 1.0] + [0.0] * 18,
         "sampDenCoef": [1.0] + [0.0] * 19,
     }
-    lists = "".join(f"\t{k} = (\n\t\t" + ",\n\t\t".join(f"{v:+.6E}" for v in vs) + ");\n" for k, vs in polynomials.items())
+    lists = "".join(
+        f"\t{k} = (\n\t\t" + ",\n\t\t".join(f"{v:+.6E}" for v in vs) + ");\n" for k, vs in polynomials.items()
+    )
     return (
         f'satId = "XXX";\nbandId = "XXX";\nSpecId = "XXX";\nBEGIN_GROUP = IMAGE\n\terrBias = 1.0;\n{scalars}{lists}'
         "END_GROUP = IMAGE\nEND;\n"

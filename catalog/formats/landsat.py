@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -153,11 +153,17 @@ def products(folder: Path) -> tuple[Product, ...]:
 
 def _files(folder: Path, mtl: landsat.LandsatMetadata, expected: ExpectedGrid) -> tuple[ProductFile, ...]:
     named = {b.name: folder / mtl.files[b.name] for b in LANDSAT.bands if b.name in mtl.files}
+    # At level 1 scale and offset make no reflectance before the sun's angle divides them: the item must not say so.
+    scale, offset = (mtl.mult, mtl.add) if mtl.level.startswith("L2") else ({}, {})
     files = [
-        ProductFile(b, path, (b,), expected, scale={b: mtl.mult[b]}, offset={b: mtl.add[b]}, header=counts(path))
+        ProductFile(b, path, (b,), expected, scale=_of(scale, b), offset=_of(offset, b), header=counts(path))
         for b, path in named.items()
     ]
     # Bit 0 of QA_PIXEL is fill, so 1 stands for no data though the files name none.
     layers = (("QA_PIXEL", 1), ("QA_RADSAT", None))
     files += [ProductFile(n, folder / mtl.files[n], expected=expected, nodata=v) for n, v in layers if n in mtl.files]
     return tuple(files)
+
+
+def _of(values: Mapping[str, float], band: str) -> dict[str, float]:
+    return {band: values[band]} if band in values else {}
