@@ -441,6 +441,43 @@ def test_a_coefficient_that_no_sun_bears_out_is_refused(tmp_path: Path) -> None:
     assert "_metadata.xml" in str(refused.value)
 
 
+def test_a_planet_json_of_another_scene_is_refused(tmp_path: Path) -> None:
+    """Its sun or its time is not the XML's: the two files are not of one scene."""
+    folder = tiny.planetscope(_made(tmp_path / "p"))
+    path = next(folder.glob("*_metadata.json"))
+    path.write_text(path.read_text().replace("2015-11-19T02:57:40", "2015-11-19T02:59:40"))
+    reason = _reason(folder, tmp_path / "out")
+    assert "properties/acquired" in reason
+    assert str(path) in reason
+
+
+def test_the_xml_of_the_image_s_own_bands_is_taken(tmp_path: Path) -> None:
+    """A folder with the four and the eight band asset of one scene: each image by its own XML."""
+    folder = tiny.planetscope(_made(tmp_path / "p"))
+    scene = "20151119_025740_0c74_3B_AnalyticMS"
+    eight = np.stack([tiny_products.ramp(20, 26) + 50 * k for k in range(8)])
+    tiny_products.write_tif(folder / f"{scene}_8b.tif", eight, 3.0, nodata=0)
+    (folder / f"{scene}_8b_metadata.xml").write_text(tiny.planet_xml("3B", 20, 26, tuple(2.5e-5 for _ in range(8))))
+    found = register(folder, tmp_path / "out")
+    assert found.failed == ()
+    four, of_eight = (Scene.from_item(i) for i in found.items)
+    assert list(of_eight.bands)[::3] == ["coastal_blue", "green", "rededge"]
+    assert laws.constants_of(of_eight, ["rededge"]).scale == {"rededge": 2.5e-5}  # type: ignore[union-attr]
+    assert laws.constants_of(four, ["nir"]).scale == {"nir": tiny.PLANET_COEFFICIENTS[3]}  # type: ignore[union-attr]
+
+
+def test_a_panchromatic_imd_is_refused(tmp_path: Path) -> None:
+    """BAND_P alone is none of the bands that the row reads."""
+    folder = tiny_products.worldview(_made(tmp_path / "p"))
+    path = next(folder.glob("*.IMD"))
+    text = path.read_text()
+    for name in ("G", "B"):
+        start, end = text.index(f"BEGIN_GROUP = BAND_{name}"), text.index(f"END_GROUP = BAND_{name}\n")
+        text = text[:start] + text[end + len(f"END_GROUP = BAND_{name}\n") :]
+    path.write_text(text.replace("BAND_R", "BAND_P"))
+    assert "BAND_: groups are ['P']" in _reason(folder, tmp_path / "out")
+
+
 def test_coefficients_of_two_cameras_must_agree(tmp_path: Path) -> None:
     """A wide image is of a left and a right camera; two different gains for one image are no gain."""
     path = next(tiny.cbers4a(_made(tmp_path / "p"), "WFI").glob("*_BAND13.xml"))

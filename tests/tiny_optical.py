@@ -195,7 +195,7 @@ def planetscope(
         "instrument": "PS2",
         "satellite_id": "0c74",
         "sun_azimuth": 132.8,
-        "sun_elevation": 39.4,
+        "sun_elevation": round(more.get("sun", 39.42085), 1),
     }
     (folder / f"{scene}_metadata.json").write_text(json.dumps({"id": scene, "properties": properties}))
     if basic:

@@ -20,7 +20,7 @@ from catalog.scene import Scene, metadata_file
 from catalog.sensors import PLANETSCOPE
 
 _IMAGE = re.compile(
-    r"(?P<scene>\d{8}_\d{6}_\w+?)_(?P<level>[13]B)_AnalyticMS(?P<sr>_SR)?(?:_8b)?(?:_harmonized)?(?:_clip)?\.tif",
+    r"(?P<scene>\d{8}_\d{6}_\w+?)_(?P<level>[13]B)_AnalyticMS(?P<sr>_SR)?(?P<eight>_8b)?(?:_harmonized)?(?:_clip)?\.tif",
     re.IGNORECASE,
 )
 _BANDS = {4: ("blue", "green", "red", "nir"), 8: tuple(b.name for b in PLANETSCOPE.bands)}
@@ -93,10 +93,9 @@ def _check_coefficient(path: Path, found: planetscope.PlanetMetadata, number: in
 
 def _product(folder: Path, image: Path, match: re.Match[str]) -> Product:
     basic, surface = match["level"].upper() == "1B", match["sr"] is not None
-    scene = match["scene"]
-    xml = _named(folder, rf"{scene}_{match['level']}_AnalyticMS.*metadata.*\.xml")
-    described = xml or _named(folder, rf"{scene}_metadata\.json")
-    if described is None or (xml is None and not surface):
+    roles = _metadata(folder, match)
+    described = roles.get("xml") or (roles.get("json") if surface else None)
+    if described is None:
         raise refuse(
             folder / f"{image.stem}_metadata.xml",
             "the file",
@@ -104,22 +103,8 @@ def _product(folder: Path, image: Path, match: re.Match[str]) -> Product:
             "the image's metadata XML, or the item's JSON for surface reflectance",
         )
     meta = planetscope.read_metadata(described)
-    header = counts(image)
-    count = meta.count or header.count
-    if count not in _BANDS:
-        raise refuse(described, "numBands", f"is {count}", "an analytic image of 4 or 8 bands")
-    masks = _named(folder, rf"{scene}_{match['level']}_udm2(_clip)?\.tif")
-    expected = None if meta.shape is None else ExpectedGrid(meta.shape, None if basic else meta.crs)
-    files = [ProductFile("image", image, _BANDS[count], expected, nodata=0, header=header)]
-    if surface:
-        files[0] = ProductFile(
-            "image", image, _BANDS[count], expected, 0, scale=dict.fromkeys(_BANDS[count], SURFACE_SCALE), header=header
-        )
-    if masks is not None:
-        files.append(ProductFile("UDM2", masks, expected=expected, layers=8))
-    polynomials = _named(folder, rf"{scene}_1B_AnalyticMS.*RPC\.txt") if basic else None
-    roles = {"xml": xml, "json": _named(folder, rf"{scene}_metadata\.json"), "rpc": polynomials}
-    cloud = {} if meta.cloud_cover is None else {"eo:cloud_cover": meta.cloud_cover}
+    if described == roles.get("xml") and "json" in roles:
+        _check_twins(meta, planetscope.read_metadata(roles["json"]))
     return Product(
         id=image.stem,
         sensor=PLANETSCOPE.id,
@@ -128,18 +113,58 @@ def _product(folder: Path, image: Path, match: re.Match[str]) -> Product:
         instruments=(meta.instrument,),
         start=meta.acquired,
         stop=meta.acquired,
-        files=tuple(files),
-        metadata={role: path for role, path in roles.items() if path is not None},
+        files=_files(folder, image, match, meta),
+        metadata=roles,
         geolocation="rpc" if basic else "affine",
         encoding="dn",
         footprint_lonlat=meta.corners_lonlat if basic else (),
         properties={
-            **cloud,
+            **({} if meta.cloud_cover is None else {"eo:cloud_cover": meta.cloud_cover}),
             "view:sun_elevation": meta.sun_elevation_deg,
             "view:sun_azimuth": meta.sun_azimuth_deg,
             "ringmoe:satellite": meta.satellite,
         },
     )
+
+
+def _metadata(folder: Path, match: re.Match[str]) -> dict[str, Path]:
+    """XML of the image's count of bands, JSON of the scene, RPC of a basic image: those that are there."""
+    eight = "_8b" if match["eight"] else ""
+    wanted = {
+        "xml": rf"{match['scene']}_{match['level']}_AnalyticMS{eight}_metadata(_clip)?\.xml",
+        "json": rf"{match['scene']}_metadata\.json",
+        "rpc": rf"{match['scene']}_1B_AnalyticMS{eight}_RPC\.txt" if match["level"].upper() == "1B" else "-",
+    }
+    found = {role: _named(folder, pattern) for role, pattern in wanted.items()}
+    return {role: path for role, path in found.items() if path is not None}
+
+
+def _files(
+    folder: Path, image: Path, match: re.Match[str], meta: planetscope.PlanetMetadata
+) -> tuple[ProductFile, ...]:
+    header = counts(image)
+    count = meta.count or header.count
+    if count not in _BANDS:
+        raise refuse(meta.path, "numBands", f"is {count}", "an analytic image of 4 or 8 bands")
+    basic = match["level"].upper() == "1B"
+    expected = None if meta.shape is None else ExpectedGrid(meta.shape, None if basic else meta.crs)
+    scale = dict.fromkeys(_BANDS[count], SURFACE_SCALE) if match["sr"] else {}
+    bands = ProductFile("image", image, _BANDS[count], expected, nodata=0, scale=scale, header=header)
+    masks = _named(folder, rf"{match['scene']}_{match['level']}_udm2(_clip)?\.tif")
+    return (bands,) if masks is None else (bands, ProductFile("UDM2", masks, expected=expected, layers=8))
+
+
+def _check_twins(xml: planetscope.PlanetMetadata, other: planetscope.PlanetMetadata) -> None:
+    """The scene's JSON must be of the scene of the XML: its time to a minute, its sun to a degree."""
+    apart_s = abs((xml.acquired - other.acquired).total_seconds())
+    if apart_s > 60 or abs(xml.sun_elevation_deg - other.sun_elevation_deg) > 1:
+        raise refuse(
+            other.path,
+            "properties/acquired and sun_elevation",
+            f"are {other.acquired:%Y-%m-%dT%H:%M:%S} and {other.sun_elevation_deg:g} degrees, and"
+            f" {xml.acquired:%Y-%m-%dT%H:%M:%S} and {xml.sun_elevation_deg:g} in {xml.path.name}",
+            "XML and JSON of one scene",
+        )
 
 
 def _named(folder: Path, pattern: str) -> Path | None:

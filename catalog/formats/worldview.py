@@ -83,12 +83,9 @@ def _product(folder: Path, imd: Path, alone: bool) -> Product:
     meta = worldview.read_imd(imd)
     if meta.platform not in WORLDVIEW.platforms:
         raise refuse(imd, "satId", f"is of {meta.platform}", f"one of {', '.join(WORLDVIEW.platforms)}")
-    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff"))
-    named = [p for p in images if p.stem == imd.stem] or (images if alone and len(images) == 1 else [])
-    if not named:
-        raise AssetError(
-            "an IMD has no image", item=str(imd), enough=f"{imd.stem}.TIF beside it", todo="fetch the image"
-        )
+    if not {b.name for b in meta.bands} & {b.name for b in WORLDVIEW.bands}:
+        raise refuse(imd, "BAND_", f"groups are {[b.name for b in meta.bands]}", "the multispectral image's IMD")
+    image = _image(folder, imd, alone)
     polynomials = next((p for p in sorted(folder.iterdir()) if p.name.upper() == f"{imd.stem}.RPB".upper()), None)
     cloud = {} if meta.cloud_cover is None else {"eo:cloud_cover": meta.cloud_cover}
     nadir = {} if meta.off_nadir_deg is None else {"view:off_nadir": meta.off_nadir_deg}
@@ -103,11 +100,11 @@ def _product(folder: Path, imd: Path, alone: bool) -> Product:
         files=(
             ProductFile(
                 "image",
-                named[0],
+                image,
                 tuple(band.name for band in meta.bands),
                 ExpectedGrid((meta.rows, meta.columns), meta.crs),
                 gsd_m=meta.gsd_m,
-                header=counts(named[0]),
+                header=counts(image),
             ),
         ),
         metadata={"imd": imd} | ({} if polynomials is None else {"rpb": polynomials}),
@@ -121,3 +118,13 @@ def _product(folder: Path, imd: Path, alone: bool) -> Product:
             "view:sun_azimuth": meta.sun_azimuth_deg,
         },
     )
+
+
+def _image(folder: Path, imd: Path, alone: bool) -> Path:
+    images = sorted(p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff"))
+    named = [p for p in images if p.stem == imd.stem] or (images if alone and len(images) == 1 else [])
+    if not named:
+        raise AssetError(
+            "an IMD has no image", item=str(imd), enough=f"{imd.stem}.TIF beside it", todo="fetch the image"
+        )
+    return named[0]
