@@ -293,6 +293,8 @@ def test_worldview_xml_says_what_the_imd_says(tmp_path: Path) -> None:
     exact = math.pi * gain * counts[-1] * distance**2 / (1538.85 * math.sin(math.radians(55.25)))
     np.testing.assert_allclose(rho[-1], exact, rtol=3e-5)
     assert list(scene.bands)[-1] == "R"
+    left_out = provenance(laws.constants_of(scene, ["R"]))["vendor_adjustment"]
+    assert (left_out["applied"], left_out["gain"], left_out["offset"]) == (False, {"R": 0.952}, {"R": -2.512})
 
 
 def test_a_satellite_of_no_row_is_refused(tmp_path: Path) -> None:

@@ -63,8 +63,20 @@ def calibration(scene: Scene, bands: Sequence[str]) -> RadianceGain | None:
         earth_sun_distance_au=earth_sun_distance_au(found.acquired),
         sun_elevation_deg=sun_up(path, "meanSunEl", found.sun_elevation_deg),
         source=f"absCalFactor and effectiveBandwidth of {path.name}",
-        record={"vendor_adjustment": "none applied: gain 1, offset 0"},
+        record={"vendor_adjustment": _adjustment(found.platform, bands)},
     )
+
+
+def _adjustment(platform: str, bands: Sequence[str]) -> dict[str, object]:
+    """The vendor's gain and offset of those bands, as a record of what was left out."""
+    table = worldview.ADJUSTMENT.get(platform, {})
+    listed = {b: table[b] for b in bands if b in table}
+    return {
+        "applied": False,
+        "gain": {b: gain for b, (gain, _) in listed.items()},
+        "offset": {b: offset for b, (_, offset) in listed.items()},
+        "source": worldview.ADJUSTMENT_SOURCE,
+    }
 
 
 def geometry(scene: Scene) -> RPC:

@@ -20,6 +20,33 @@ _PLATFORMS = {
 }
 _CORNERS = ("UL", "UR", "LR", "LL")
 
+ADJUSTMENT_SOURCE = "Absolute Radiometric Calibration: 2016v0, ABSRADCAL_FLEET_2016v0_Rel20170606.pdf"
+"""The vendor's note: L = GAIN DN absCalFactor / effectiveBandwidth + OFFSET, adjusted over calibration sites."""
+
+ADJUSTMENT: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "worldview-2": {
+        "C": (1.151, -7.478),
+        "B": (0.988, -5.736),
+        "G": (0.936, -3.546),
+        "Y": (0.949, -3.564),
+        "R": (0.952, -2.512),
+        "RE": (0.974, -4.120),
+        "N": (0.961, -3.300),
+        "N2": (1.002, -2.891),
+    },
+    "worldview-3": {
+        "C": (0.905, -8.604),
+        "B": (0.940, -5.809),
+        "G": (0.938, -4.996),
+        "Y": (0.962, -3.649),
+        "R": (0.964, -3.021),
+        "RE": (1.000, -4.521),
+        "N": (0.961, -5.522),
+        "N2": (0.978, -2.992),
+    },
+}
+"""Platform to band to GAIN and OFFSET (W m-2 sr-1 um-1) of that note."""
+
 
 @dataclass(frozen=True)
 class WorldViewBand:
