@@ -20,7 +20,9 @@ from catalog import laws
 from catalog.calibrate.constants import calibrate, provenance
 from catalog.errors import CalibrationError, CatalogError, MetadataError
 from catalog.formats import geometry_of, landsat
+from catalog.grid import native
 from catalog.metadata import cbers4a, gaofen2, gaofen_coefficients, planetscope, worldview
+from catalog.quantify import look
 from catalog.read import read_native
 from catalog.register import register
 from catalog.scene import Scene
@@ -156,6 +158,26 @@ def test_angles_on_coarser_pixels_are_placed_lazily(tmp_path: Path) -> None:
     np.testing.assert_array_equal(lazy.compute().values, whole.values)
     part = calibrate(dn.isel(y=slice(40, 60), x=slice(3, 17)), constants, scene.quantity)
     np.testing.assert_array_equal(part.values, whole.values[:, 40:60, 3:17])
+
+
+def test_a_level_1_scene_on_a_tile_has_the_sun_of_the_tile_s_pixels(tmp_path: Path) -> None:
+    """On a tile of 45 m across part of the scene the plane of counts and the plane of angles are right to 1e-4."""
+    scene = _scene(tiny.landsat1(_made(tmp_path / "p")), tmp_path / "out")
+    tile = native((12, 14), (45.0, 0.0, tiny.ORIGIN[0] + 600.0, 0.0, -45.0, tiny.ORIGIN[1] - 500.0), tiny.UTM)
+    found = look(scene, tile).data.sel(band="B4")
+    col, row = (found.x.values - tiny.ORIGIN[0]) / 30 - 0.5, (tiny.ORIGIN[1] - found.y.values) / 30 - 0.5
+    counts = 1000 + 7 * row[:, None] + 3 * col[None, :] + 8400
+    zenith = 28.75 + 0.8 * (row[:, None] / 60 - 0.5) + 1.1 * (col[None, :] / 70 - 0.5)
+    np.testing.assert_allclose(found.values, (2e-5 * counts - 0.1) / np.cos(np.radians(zenith)), atol=1e-4)
+
+
+def test_angles_of_another_place_are_refused(tmp_path: Path) -> None:
+    """An image in other coordinates than its angles is not given those of their edge."""
+    scene = _scene(tiny.landsat1(_made(tmp_path / "p")), tmp_path / "out")
+    constants = laws.constants_of(scene, ["B4"])
+    dn = read_native(scene, ["B4"])
+    with pytest.raises(CalibrationError, match="sun's angles lie at x"):
+        calibrate(dn.assign_coords(x=dn.x / 111_320), constants, scene.quantity)
 
 
 def test_a_zenith_band_that_contradicts_the_mtl_is_refused(tmp_path: Path) -> None:

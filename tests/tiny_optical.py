@@ -309,4 +309,4 @@ def cbers_xml(
     )
 
 
-__all__ = ["ORIGIN", "cbers4a", "gaofen2", "landsat1", "planetscope", "worldview_xml"]
+__all__ = ["ORIGIN", "UTM", "cbers4a", "gaofen2", "landsat1", "planetscope", "worldview_xml"]

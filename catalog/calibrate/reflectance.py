@@ -175,6 +175,14 @@ def _on_pixels(angles: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
         if axis not in angles.coords or axis not in like.coords or angles[axis].equals(like[axis]):
             continue
         nodes, places = angles[axis].values.astype(float), like[axis].values.astype(float)
+        if places.max() < nodes.min() or places.min() > nodes.max():
+            raise CalibrationError(
+                f"the sun's angles lie at {axis} {nodes.min():g} to {nodes.max():g}, the image at {places.min():g} to"
+                f" {places.max():g}",
+                item="sun_elevation_deg",
+                enough="angles in the coordinates of the image",
+                todo="read the image in the CRS of its product",
+            )
         order = np.argsort(nodes)
         index = np.interp(places, nodes[order], order.astype(float))
         hats = np.maximum(0.0, 1.0 - np.abs(index[:, None] - np.arange(nodes.size))).astype(np.float32)
