@@ -42,6 +42,8 @@ class ProductFile:
     """What the metadata says of its grid."""
     nodata: float | None = None
     """Overrides the file's own, and the sensor's."""
+    layers: int = 1
+    """Raster bands of a quality layer, as the eight of UDM2."""
     complex_pair: bool = False
     """True where two raster bands are one complex band."""
     scale: Mapping[str, float] = field(default_factory=dict)

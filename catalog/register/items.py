@@ -152,7 +152,7 @@ def _checked(product: Product, file: ProductFile, sensor: Sensor) -> bool:
     """Whether a file is a decimated copy; refuses one that is damaged, misplaced or of another make."""
     header = file.header or read_header(str(file.path))
     check_complete(header.href)
-    wanted = 2 if file.complex_pair else max(len(file.bands), 1)
+    wanted = 2 if file.complex_pair else len(file.bands) or file.layers
     if header.count != wanted:
         raise AssetError(
             f"a file holds {header.count} raster bands, its product says {wanted}",
