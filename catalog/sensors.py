@@ -208,6 +208,25 @@ SENTINEL_1 = Sensor(
     traps=("a GRD has no affine: its pixels are placed by orbit, timing and height, never by a bounding box",),
 )
 
+SENTINEL_1_SLC = Sensor(
+    id="sentinel-1-slc",
+    platforms=(),
+    modality="sar_l1",
+    bands=_radar(14.0, 5.405, "VV", "VH", "HH", "HV"),
+    law="complex-amplitude",
+    quantities={"SLC": "sigma_nought_amplitude"},
+    units="1",
+    formats=("sentinel1_slc",),
+    geolocation="radar-grid",
+    nodata=0,
+    collections={"local": ("sentinel-1-slc",)},
+    licence="Copernicus Sentinel data terms",
+    traps=(
+        "a swath is a row of bursts that overlap in time: each has a grid of its own, and zeros between them",
+        "thermal noise is a power: it can be taken off a mean of |S|^2, never off S",
+    ),
+)
+
 GAOFEN_3 = Sensor(
     id="gaofen-3",
     platforms=("gaofen-3", "gaofen-3-02", "gaofen-3-03"),
@@ -241,6 +260,6 @@ CAPELLA = Sensor(
 )
 
 SENSORS: Mapping[str, Sensor] = MappingProxyType(
-    {s.id: s for s in (WORLDVIEW, SENTINEL_2, LANDSAT, SENTINEL_1, GAOFEN_3, CAPELLA)}
+    {s.id: s for s in (WORLDVIEW, SENTINEL_2, LANDSAT, SENTINEL_1, SENTINEL_1_SLC, GAOFEN_3, CAPELLA)}
 )
 """Every instrument by its id."""

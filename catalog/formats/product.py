@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from catalog.metadata.raster import RasterHeader
+from catalog.errors import AssetError
+from catalog.metadata.raster import RasterHeader, read_header
 from catalog.scene import Encoding
 from catalog.sensors import Geolocation
 
@@ -93,3 +94,22 @@ def by_polarisation(folder: Path) -> dict[str, Path]:
         if match := _POLARISATION.search(path.stem):
             found.setdefault(match[1].upper(), path)
     return found
+
+
+def checked_header(path: Path | str, pixels: Literal["complex", "real"]) -> RasterHeader:
+    """The header of a raster whose pixels are complex, or real.
+
+    Raises
+    ------
+    AssetError
+        Naming the file and the type its pixels have.
+    """
+    header = read_header(str(path))
+    if header.dtype.startswith("complex") != (pixels == "complex"):
+        raise AssetError(
+            f"the pixels of a file are {header.dtype}, its product says {pixels} ones",
+            item=str(path),
+            enough=f"a raster of {pixels} numbers",
+            todo="fetch the file again, at the level that its metadata names",
+        )
+    return header
