@@ -227,18 +227,46 @@ SENTINEL_1_SLC = Sensor(
     ),
 )
 
+ALOS_2 = Sensor(
+    id="alos-2",
+    platforms=("alos-2",),
+    modality="sar_l2",
+    bands=_radar(25.0, 1.2575, "HH", "HV", "VH", "VV"),
+    law="backscatter",
+    quantities={
+        "MOSAIC": "gamma_nought",
+        "L1.5": "sigma_nought",
+        "L2.1": "sigma_nought",
+        "L3.1": "sigma_nought",
+        "L1.1": "sigma_nought_amplitude",
+    },
+    units="1",
+    formats=("palsar2",),
+    geolocation="affine",
+    nodata=0,
+    collections={
+        "planetary-computer": ("alos-palsar-mosaic",),
+        "local": ("alos-2-mosaic", "alos-2-l1.5", "alos-2-l2.1", "alos-2-l3.1", "alos-2-l1.1"),
+    },
+    licence="JAXA ALOS-2 terms; the mosaic is free of charge with the source named",
+    traps=(
+        "the mosaic is gamma nought, a scene is sigma nought: the constant is -83 dB in both",
+        "level 1.1 takes 32 dB more off: 10 log10(I^2 + Q^2) - 83 - 32",
+    ),
+)
+
 GAOFEN_3 = Sensor(
     id="gaofen-3",
     platforms=("gaofen-3", "gaofen-3-02", "gaofen-3-03"),
     modality="sar_l1",
     bands=_radar(8.0, 5.4, "HH", "HV", "VH", "VV"),
     law="complex-amplitude",
-    quantities={"L1A": "sigma_nought_amplitude"},
+    quantities={"L1A": "sigma_nought_amplitude", "L2": "sigma_nought"},
     units="1",
     formats=("gaofen3",),
     geolocation="rpc",
     nodata=0,
-    collections={"local": ("gaofen-3-l1a",)},
+    collections={"local": ("gaofen-3-l1a", "gaofen-3-l2")},
     licence="China Centre for Resources Satellite Data and Application terms",
     traps=("qualify value and constant differ per polarisation; the full scale is 32767 at L1A and 65535 at L2",),
 )
@@ -260,6 +288,6 @@ CAPELLA = Sensor(
 )
 
 SENSORS: Mapping[str, Sensor] = MappingProxyType(
-    {s.id: s for s in (WORLDVIEW, SENTINEL_2, LANDSAT, SENTINEL_1, SENTINEL_1_SLC, GAOFEN_3, CAPELLA)}
+    {s.id: s for s in (WORLDVIEW, SENTINEL_2, LANDSAT, SENTINEL_1, SENTINEL_1_SLC, ALOS_2, GAOFEN_3, CAPELLA)}
 )
 """Every instrument by its id."""

@@ -51,8 +51,15 @@ class ProductFile:
     """Band to raster:offset."""
     gsd_m: float | None = None
     """Ground sampling distance; the sensor row's where None."""
+    inside: str = ""
+    """GDAL's name of a raster inside the file, {path} standing for its path; empty where the file is the raster."""
     header: RasterHeader | None = None
     """The file's header where recognising the folder read it already."""
+
+    @property
+    def raster(self) -> str:
+        """What GDAL opens: the file, or the raster inside it."""
+        return (self.inside or "{path}").replace("{path}", str(self.path))
 
 
 @dataclass(frozen=True)
