@@ -126,7 +126,8 @@ def test_tables_of_another_polarisation_are_refused(tmp_path: Path) -> None:
         laws.constants_of(scene, ["VV"])
     with pytest.raises(MetadataError, match="HH has no calibration file"):
         laws.constants_of(scene, ["HH"])
-    for damaged, word in (("<calibration>", "damaged or cut off"), ('<!DOCTYPE c [<!ENTITY a "a">]><c>&a;</c>', "entities"),
+    for damaged, word in (("<calibration>", "damaged or cut off"),
+                          ('<!DOCTYPE c [<!ENTITY a "a">]><c>&a;</c>', "entities"),
                           (tiny.calibration_xml("VV", 24, 20).replace("400.0", "nan"), "not finite"),
                           (tiny.calibration_xml("VV", 24, 20).replace("400.0", "0.0"), "not above 0")):  # fmt: skip
         table.write_text(damaged)
