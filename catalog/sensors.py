@@ -287,7 +287,26 @@ CAPELLA = Sensor(
     traps=("each polarisation has a scale factor of its own",),
 )
 
+NISAR = Sensor(
+    id="nisar",
+    platforms=("nisar",),
+    modality="sar_l1",
+    bands=_radar(10.0, 1.257, "HH", "HV", "VH", "VV"),
+    law="complex-amplitude",
+    quantities={"RSLC": "sigma_nought_amplitude"},
+    units="1",
+    formats=("nisar",),
+    geolocation="radar-grid",
+    nodata=0,
+    collections={"local": ("nisar-rslc",)},
+    licence="NASA and ISRO open data",
+    traps=(
+        "frequency A and B are two images of one pass, each with a range spacing of its own",
+        "channels are pairs of half floats that numpy has no type for; the tables divide the amplitude",
+    ),
+)
+
 SENSORS: Mapping[str, Sensor] = MappingProxyType(
-    {s.id: s for s in (WORLDVIEW, SENTINEL_2, LANDSAT, SENTINEL_1, SENTINEL_1_SLC, ALOS_2, GAOFEN_3, CAPELLA)}
+    {s.id: s for s in (WORLDVIEW, SENTINEL_2, LANDSAT, SENTINEL_1, SENTINEL_1_SLC, ALOS_2, GAOFEN_3, CAPELLA, NISAR)}
 )
 """Every instrument by its id."""
