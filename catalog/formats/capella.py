@@ -45,39 +45,28 @@ def products(folder: Path) -> tuple[Product, ...]:
         return ()
     tags = {p: _checked(p, checked_header(h.href, "complex")) for p, h in channels.items()}
     first, header = next(iter(tags.values())), next(iter(channels.values()))
-    radiometry = _radiometry(folder, tags)
     start, stop, source = _dates(folder, header, first)
     ordered = [b.name for b in CAPELLA.bands if b.name in channels]
-    files = tuple(
-        ProductFile(
-            p,
-            Path(channels[p].href),
-            (p,),
-            scale={p: tags[p].scale_factor},
-            gsd_m=_pixel_m(channels[p]),
-            header=channels[p],
-        )
-        for p in ordered
+    return (
+        Product(
+            id=folder.name,
+            sensor=CAPELLA.id,
+            level="SLC",
+            platform=first.platform or "capella-airborne",
+            instruments=("x-sar",),
+            start=start,
+            stop=stop,
+            files=tuple(_channel(p, channels[p], tags[p].scale_factor) for p in ordered),
+            metadata={f"extended-{p}": j for p in ordered if (j := capella.extended_json(Path(channels[p].href)))},
+            geolocation="affine",
+            encoding="complex",
+            properties={
+                **_properties(first, ordered),
+                "ringmoe:datetime_source": source,
+                "ringmoe:quantity": f"{_radiometry(folder, tags)}_amplitude",
+            },
+        ),
     )
-    product = Product(
-        id=folder.name,
-        sensor=CAPELLA.id,
-        level="SLC",
-        platform=first.platform or "capella-airborne",
-        instruments=("x-sar",),
-        start=start,
-        stop=stop,
-        files=files,
-        metadata={f"extended-{p}": j for p in ordered if (j := capella.extended_json(Path(channels[p].href)))},
-        geolocation="affine",
-        encoding="complex",
-        properties={
-            **_properties(first, ordered),
-            "ringmoe:datetime_source": source,
-            "ringmoe:quantity": f"{radiometry}_amplitude",
-        },
-    )
-    return (product,)
 
 
 def calibration(scene: Scene, bands: Sequence[str]) -> AmplitudeFactor | None:
@@ -136,6 +125,17 @@ def _radiometry(folder: Path, tags: Mapping[str, capella.CapellaTags]) -> str:
         said = {p: t.radiometry for p, t in tags.items()}
         raise refuse(folder, "collect.image.radiometry", f"differs between channels: {said}", "one radiometry")
     return found.pop()
+
+
+def _channel(polarisation: str, header: RasterHeader, factor: float) -> ProductFile:
+    return ProductFile(
+        polarisation,
+        Path(header.href),
+        (polarisation,),
+        scale={polarisation: factor},
+        gsd_m=_pixel_m(header),
+        header=header,
+    )
 
 
 def _pixel_m(header: RasterHeader) -> float:

@@ -76,18 +76,8 @@ def _scene(folder: Path, summary: palsar2.Palsar2Summary) -> Product:
     images = by_polarisation(folder)
     if not images:
         raise unreadable(str(folder / f"IMG-HH-{summary.scene_id}-{summary.product_id}.tif"), "missing")
-    complex_ = summary.level == "1.1"
-    size = None if summary.lines is None or summary.samples is None else (summary.lines, summary.samples)
+    phase = summary.level == "1.1"
     order = [b.name for b in ALOS_2.bands if b.name in images]
-    headers = {name: checked_header(images[name], "complex" if complex_ else "real") for name in order}
-    for header in headers.values():
-        if not complex_ and (header.crs is None or header.transform is None):
-            raise FootprintError(
-                "a projected scene has no place on the Earth",
-                item=header.href,
-                enough="a GeoTIFF with a CRS and an affine, as option G delivers it",
-                todo="fetch the geocoded GeoTIFF of the scene",
-            )
     leaders = sorted(folder.glob("LED-*"))
     return Product(
         id=f"{summary.scene_id}-{summary.product_id}",
@@ -97,29 +87,34 @@ def _scene(folder: Path, summary: palsar2.Palsar2Summary) -> Product:
         instruments=("palsar-2",),
         start=summary.start,
         stop=summary.stop,
-        files=tuple(
-            ProductFile(
-                name,
-                images[name],
-                (name,),
-                None if size is None or not complex_ else ExpectedGrid(size),
-                nodata=0,
-                gsd_m=summary.spacing_m,
-                header=headers[name],
-            )
-            for name in order
-        ),
+        files=tuple(_image(images[name], name, summary) for name in order),
         metadata={"summary": summary.path, **({"leader": leaders[0]} if leaders else {})},
-        geolocation="radar-grid" if complex_ else "affine",
-        encoding="complex" if complex_ else "dn",
-        footprint_lonlat=summary.corners_lonlat if complex_ else (),
+        geolocation="radar-grid" if phase else "affine",
+        encoding="complex" if phase else "dn",
+        footprint_lonlat=summary.corners_lonlat if phase else (),
         properties={
-            **_sar(order, "SLC" if complex_ else "GRD"),
+            **_sar(order, "SLC" if phase else "GRD"),
             "sar:instrument_mode": summary.mode,
             "sar:observation_direction": summary.look,
             "sat:orbit_state": summary.orbit_state,
         },
     )
+
+
+def _image(path: Path, polarisation: str, summary: palsar2.Palsar2Summary) -> ProductFile:
+    """One channel: complex and of the summary's size at level 1.1, detected and on a map above."""
+    phase = summary.level == "1.1"
+    header = checked_header(path, "complex" if phase else "real")
+    if not phase and (header.crs is None or header.transform is None):
+        raise FootprintError(
+            "a projected scene has no place on the Earth",
+            item=header.href,
+            enough="a GeoTIFF with a CRS and an affine, as option G delivers it",
+            todo="fetch the geocoded GeoTIFF of the scene",
+        )
+    known = phase and summary.lines is not None and summary.samples is not None
+    expected = ExpectedGrid((summary.lines or 0, summary.samples or 0)) if known else None
+    return ProductFile(polarisation, path, (polarisation,), expected, nodata=0, gsd_m=summary.spacing_m, header=header)
 
 
 def _mosaics(folder: Path) -> tuple[Product, ...]:
@@ -140,6 +135,8 @@ def _mosaic(tile: str, year: int, images: Mapping[str, Path]) -> Product:
             todo="take a later year",
         )
     start = datetime(year, 1, 1, tzinfo=UTC)
+    beside = images[order[0]].parent
+    masks = sorted(p for p in beside.glob(f"{tile}_{year - 2000:02d}_mask*") if p.suffix.lower() in (".tif", ".tiff"))
     return Product(
         id=f"{tile}_{year}_palsar2_mosaic",
         sensor=ALOS_2.id,
@@ -148,9 +145,12 @@ def _mosaic(tile: str, year: int, images: Mapping[str, Path]) -> Product:
         instruments=("palsar-2",),
         start=start,
         stop=start.replace(year=year + 1) - timedelta(seconds=1),
-        files=tuple(
-            ProductFile(name, images[name], (name,), nodata=0, gsd_m=25.0, header=checked_header(images[name], "real"))
-            for name in order
+        files=(
+            *(
+                ProductFile(n, images[n], (n,), nodata=0, gsd_m=25.0, header=checked_header(images[n], "real"))
+                for n in order
+            ),
+            *(ProductFile("mask", path, nodata=0) for path in masks),
         ),
         metadata={},
         geolocation="affine",
