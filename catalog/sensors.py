@@ -222,8 +222,10 @@ SENTINEL_1_SLC = Sensor(
     collections={"local": ("sentinel-1-slc",)},
     licence="Copernicus Sentinel data terms",
     traps=(
-        "a swath is a row of bursts that overlap in time: each has a grid of its own, and zeros between them",
-        "thermal noise is a power: it can be taken off a mean of |S|^2, never off S",
+        "a swath is a row of bursts that overlap in time: each has a grid of its own, and zeros between them"
+        " (https://github.com/bopen/xarray-sentinel)",
+        "thermal noise is a power: it can be taken off a mean of |S|^2, never off S (https://sentinel.esa.int/documents/"
+        "247904/2142675/Thermal-Denoising-of-Products-Generated-by-Sentinel-1-IPF)",
     ),
 )
 
@@ -250,8 +252,8 @@ ALOS_2 = Sensor(
     },
     licence="JAXA ALOS-2 terms; the mosaic is free of charge with the source named",
     traps=(
-        "the mosaic is gamma nought, a scene is sigma nought: the constant is -83 dB in both",
-        "level 1.1 takes 32 dB more off: 10 log10(I^2 + Q^2) - 83 - 32",
+        "the mosaic is gamma nought, a scene is sigma nought: the constant is -83 dB in both, and level 1.1 takes 32 dB"
+        " more off (https://www.eorc.jaxa.jp/ALOS-2/en/calval/calval_index_20141120.htm)",
     ),
 )
 
@@ -301,8 +303,10 @@ NISAR = Sensor(
     collections={"local": ("nisar-rslc",)},
     licence="NASA and ISRO open data",
     traps=(
-        "frequency A and B are two images of one pass, each with a range spacing of its own",
-        "channels are pairs of half floats that numpy has no type for; the tables divide the amplitude",
+        "frequency A and B are two images of one pass, each with a range spacing of its own, and their channels are"
+        " pairs of half floats that numpy has no type for (https://github.com/isce-framework/isce3)",
+        "the tables divide the amplitude: sigma nought is |DN|^2 over the table squared"
+        " (https://forum.earthdata.nasa.gov/viewtopic.php?f=7&p=25489#p25489)",
     ),
 )
 

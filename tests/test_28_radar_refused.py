@@ -101,6 +101,14 @@ def test_detected_pixels_have_no_phase(tmp_path: Path) -> None:
     assert "uint16, its product says complex ones" in reason(folder, tmp_path / "out")
 
 
+def test_a_file_per_scan_is_refused(tmp_path: Path) -> None:
+    """ScanSAR of level 1.1 has several images of one polarisation: none of them is picked in silence."""
+    folder = tiny.palsar2_scene(tmp_path, "1.1")
+    image = next(folder.glob("IMG-HH-*.tif"))
+    image.with_name(f"{image.stem}-F2.tif").write_bytes(image.read_bytes())
+    assert "IMG-HH: are 2 files" in reason(folder, tmp_path / "out")
+
+
 def test_a_leader_file_is_read_or_refused(tmp_path: Path) -> None:
     """Cut off, blank, NaN or far from any factor that was published: each is refused with its file and field."""
     path = tmp_path / "LED-x"

@@ -78,6 +78,11 @@ def _scene(folder: Path, summary: palsar2.Palsar2Summary) -> Product:
         raise unreadable(str(folder / f"IMG-HH-{summary.scene_id}-{summary.product_id}.tif"), "missing")
     phase = summary.level == "1.1"
     order = [b.name for b in ALOS_2.bands if b.name in images]
+    for name in order:
+        twins = sorted(p.name for p in folder.glob(f"IMG-{name}-*") if p.suffix.lower() in (".tif", ".tiff"))
+        if len(twins) > 1:
+            problem = f"are {len(twins)} files, {twins[0]} to {twins[-1]}: ScanSAR of level 1.1, a file per scan"
+            raise refuse(folder, f"IMG-{name}", problem, "one file per polarisation")
     leaders = sorted(folder.glob("LED-*"))
     return Product(
         id=f"{summary.scene_id}-{summary.product_id}",

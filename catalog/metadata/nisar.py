@@ -145,7 +145,8 @@ def read_table(meta: NisarMetadata, frequency: NisarFrequency, quantity: str) ->
     """The table of sigma_nought, beta_nought or gamma_nought, on the lines and samples of a frequency.
 
     Source: NISAR RSLC product specification, calibrationInformation/geometry; the convention |DN|^2 / table^2 is that
-    of the mission's user guide (sigma nought = beta nought / table^2, the beta nought table being 1).
+    of the mission's user guide (sigma nought = beta nought / table^2, the beta nought table being 1;
+    https://forum.earthdata.nasa.gov/viewtopic.php?f=7&p=25489#p25489).
 
     Raises
     ------
