@@ -26,7 +26,7 @@ class BandSource:
     band: str
     """The sensor's name of the band, or the quality layer's."""
     href: str
-    """Absolute path or URL of the file."""
+    """Absolute path or URL of the file, or GDAL's name of a raster inside it."""
     index: int = 1
     """Raster band of the file, from 1."""
     complex_pair: bool = False
@@ -247,7 +247,7 @@ def _source(
     )
     return BandSource(
         band=name,
-        href=href_of(asset),
+        href=str(asset.extra_fields.get("ringmoe:inside") or "{path}").replace("{path}", href_of(asset)),
         index=index,
         complex_pair=pair,
         dtype=str(field("data_type") or ""),

@@ -490,20 +490,73 @@ SENTINEL_1 = Sensor(
     ),
 )
 
+SENTINEL_1_SLC = Sensor(
+    id="sentinel-1-slc",
+    platforms=(),
+    modality="sar_l1",
+    bands=_radar(14.0, 5.405, "VV", "VH", "HH", "HV"),
+    law="complex-amplitude",
+    quantities={"SLC": "sigma_nought_amplitude"},
+    units="1",
+    formats=("sentinel1_slc",),
+    geolocation="radar-grid",
+    nodata=0,
+    encoding="complex int16",
+    valid_range=(-32768, 32767),
+    collections={"local": ("sentinel-1-slc",)},
+    licence="Copernicus Sentinel data terms",
+    traps=(
+        "a swath is a row of bursts that overlap in time: each has a grid of its own, and zeros between them"
+        " (https://github.com/bopen/xarray-sentinel)",
+        "thermal noise is a power: it can be taken off a mean of |S|^2, never off S (https://sentinel.esa.int/documents/"
+        "247904/2142675/Thermal-Denoising-of-Products-Generated-by-Sentinel-1-IPF)",
+    ),
+)
+
+ALOS_2 = Sensor(
+    id="alos-2",
+    platforms=("alos-2",),
+    modality="sar_l2",
+    bands=_radar(25.0, 1.2575, "HH", "HV", "VH", "VV"),
+    law="backscatter",
+    quantities={
+        "MOSAIC": "gamma_nought",
+        "L1.5": "sigma_nought",
+        "L2.1": "sigma_nought",
+        "L3.1": "sigma_nought",
+        "L1.1": "sigma_nought_amplitude",
+    },
+    units="1",
+    formats=("palsar2",),
+    geolocation="affine",
+    nodata=0,
+    encoding="uint16 amplitude; complex at L1.1",
+    valid_range=(1, 65535),
+    collections={
+        "planetary-computer": ("alos-palsar-mosaic",),
+        "local": ("alos-2-mosaic", "alos-2-l1.5", "alos-2-l2.1", "alos-2-l3.1", "alos-2-l1.1"),
+    },
+    licence="JAXA ALOS-2 terms; the mosaic is free of charge with the source named",
+    traps=(
+        "the mosaic is gamma nought, a scene is sigma nought: the constant is -83 dB in both, and level 1.1 takes 32 dB"
+        " more off (https://www.eorc.jaxa.jp/ALOS-2/en/calval/calval_index_20141120.htm)",
+    ),
+)
+
 GAOFEN_3 = Sensor(
     id="gaofen-3",
     platforms=("gaofen-3", "gaofen-3-02", "gaofen-3-03"),
     modality="sar_l1",
     bands=_radar(8.0, 5.4, "HH", "HV", "VH", "VV"),
     law="complex-amplitude",
-    quantities={"L1A": "sigma_nought_amplitude"},
+    quantities={"L1A": "sigma_nought_amplitude", "L2": "sigma_nought"},
     units="1",
     formats=("gaofen3",),
     geolocation="rpc",
     nodata=0,
-    encoding="int16 I and Q",
+    encoding="int16 I and Q; uint16 amplitude at L2",
     valid_range=(-32768, 32767),
-    collections={"local": ("gaofen-3-l1a",)},
+    collections={"local": ("gaofen-3-l1a", "gaofen-3-l2")},
     licence="China Centre for Resources Satellite Data and Application terms",
     traps=(
         "qualify value and constant differ per polarisation; the full scale is 32767 at L1A and 65535 at L2"
@@ -528,6 +581,28 @@ CAPELLA = Sensor(
     traps=("each polarisation has a scale factor of its own (https://spacenet.ai/sn6-challenge/)",),
 )
 
+NISAR = Sensor(
+    id="nisar",
+    platforms=("nisar",),
+    modality="sar_l1",
+    bands=_radar(10.0, 1.257, "HH", "HV", "VH", "VV"),
+    law="complex-amplitude",
+    quantities={"RSLC": "sigma_nought_amplitude"},
+    units="1",
+    formats=("nisar",),
+    geolocation="radar-grid",
+    nodata=0,
+    encoding="complex of two half or single floats",
+    collections={"local": ("nisar-rslc",)},
+    licence="NASA and ISRO open data",
+    traps=(
+        "frequency A and B are two images of one pass, each with a range spacing of its own, and their channels are"
+        " pairs of half floats that numpy has no type for (https://github.com/isce-framework/isce3)",
+        "the tables divide the amplitude: sigma nought is |DN|^2 over the table squared"
+        " (https://forum.earthdata.nasa.gov/viewtopic.php?f=7&p=25489#p25489)",
+    ),
+)
+
 SENSORS: Mapping[str, Sensor] = MappingProxyType(
     {
         s.id: s
@@ -539,8 +614,11 @@ SENSORS: Mapping[str, Sensor] = MappingProxyType(
             LANDSAT,
             CBERS_4A,
             SENTINEL_1,
+            ALOS_2,
             GAOFEN_3,
+            SENTINEL_1_SLC,
             CAPELLA,
+            NISAR,
         )
     }
 )
