@@ -17,6 +17,9 @@ BAND_NAMES = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B0
 OFFSET_BASELINE = (4, 0)
 """The processing baseline that introduced the radiometric offset; a date tells nothing, old scenes are reprocessed."""
 
+LAST_KNOWN_MAJOR = 5
+"""Baselines from 06.00 on are not known to keep the offset."""
+
 QUANTIFICATION = 10_000.0
 """Digital numbers per unit of reflectance, the same in every baseline."""
 
