@@ -237,9 +237,8 @@ def _source(
     item: pystac.Item, asset: pystac.Asset, name: str, band: Mapping[str, Any], index: int, pair: bool
 ) -> BandSource:
     older = asset.extra_fields.get("raster:bands") or []  # raster 1.1, as Earth Search and CDSE still write it
-    listed = {
-        k if k in ("nodata", "data_type") else f"raster:{k}": v for r in older[index - 1 : index] for k, v in r.items()
-    }
+    one = older[index - 1] if len(older) >= index else {}
+    listed = {k if k in ("nodata", "data_type") else f"raster:{k}": v for k, v in one.items()}
 
     def field(key: str) -> Any:
         for level in (band, asset.extra_fields, listed, item.properties):

@@ -92,9 +92,9 @@ def _tells(centre_nm: float) -> bool:
 
 
 def _open(low: float | None) -> str:
-    return (
-        "no pixels" if low is None else f"darkest {DARKEST:g} %, less the offset, {low:.3f}: possible with and without"
-    )
+    if low is None:
+        return "no pixels"
+    return f"the darkest {DARKEST:g} % would have {low:.3f} with one: possible, and so it is without"
 
 
 def _at_the_step(

@@ -1,4 +1,4 @@
-"""Which offset a band of digital numbers still carries: what metadata claim, what the pixels allow, and what is taken."""
+"""The offset that digital numbers still carry: what metadata claim, what the pixels allow, and what is taken."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from rasterio.enums import Resampling
 
 from catalog.calibrate.floor import PixelVerdict, pixel_verdicts
 from catalog.calibrate.offset import USUAL_STEP_DN, Claim, steps_of
-from catalog.errors import CalibrationError, MetadataError
+from catalog.errors import AssetError, CalibrationError, MetadataError
 from catalog.metadata import sentinel2
 from catalog.metadata.raster import opened
 from catalog.scene import Scene, metadata_file
@@ -151,7 +151,11 @@ def verdicts_of(scene: Scene, claims: Sequence[Claim], quantification: float) ->
     files = tuple((b, s.href, s.index, s.nodata) for b, s in scene.bands.items())
     steps = steps_of(claims, list(scene.bands))
     centres = {b: SENTINEL_2.band(b).centre_nm or 0.0 for b in scene.bands}
-    return pixel_verdicts(dict(_samples(files, stamp)), centres, steps, quantification)
+    try:
+        samples = dict(_samples(files, stamp))
+    except AssetError as error:
+        raise AssetError(error.what, item=f"{scene.id}: {error.item}", enough=error.enough, todo=error.todo) from None
+    return pixel_verdicts(samples, centres, steps, quantification)
 
 
 @lru_cache(maxsize=8)
