@@ -79,7 +79,7 @@ def pixel_verdicts(
     states = {v.offset_present for v in found.values()}
     for band in samples:
         if band not in found and len(states) == 1:
-            found[band] = PixelVerdict(next(iter(states)), f"as {', '.join(sorted(found))[:40]} show")
+            found[band] = PixelVerdict(next(iter(states)), f"as {', '.join(found)} show")
         elif band not in found:
             thin = f"only {few[band]} valid pixels" if few[band] < LEAST_PIXELS else ""
             found[band] = PixelVerdict(None, thin or _open(dark.get(band)))

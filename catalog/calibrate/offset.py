@@ -174,7 +174,7 @@ def settle(weighing: Weighing, policy: Policy, item: str) -> Offset:
         elif verdict.offset_present is None:
             raise _refusal(weighing, policy, item, silent)
         else:
-            taken[band] = (-step if verdict.offset_present else 0.0, f"the pixels ({verdict.reason})")
+            taken[band] = (-step if verdict.offset_present else 0.0, "the pixels")
     sure = {b: _sure(weighing, b) for b in taken}
     return Offset(
         offset_dn={b: value for b, (value, _) in taken.items()},
