@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,12 @@ RED_FLOOR = (-0.02, 0.06)
 
 CIRRUS_FLOOR = (-0.01, 0.02)
 """Reflectance at 1375 nm under a sky free of cirrus: water vapour hides the ground."""
+
+LEAVES_RISE = 0.25
+"""From red to near infrared a closed green canopy rises by more; the same with any offset."""
+
+LEAVES_RED = 0.08
+"""Chlorophyll lets no closed canopy be brighter in red, path radiance included."""
 
 DIM = (-0.03, 0.10)
 """Reflectance of any band over pixels that are dark in red and shortwave infrared."""
@@ -47,11 +53,12 @@ def pixel_verdicts(
 ) -> dict[str, PixelVerdict]:
     """Test two hypotheses per band: DN = rho Q, and DN = rho Q + step.
 
-    The second falls where a hundredth of the pixels would be below `IMPOSSIBLE`. The first falls where pixels that are
-    darkest in red and shortwave infrared together, and brighter in green than in shortwave infrared as water and shadow
-    are and rock and soil are not (a difference, free of any offset), pile up at the step with nothing below; or where
-    the cirrus band, which sees no ground, does. Bands that cannot tell follow the others where these are of one mind.
-    Snow, desert and cloud without water or shadow allow both. A scene veiled throughout by cloud over water could
+    The second falls where a hundredth of the pixels would be below `IMPOSSIBLE`. The first falls where a hundredth of
+    them lies at the step with nothing below, of one of these, known by differences, which are free of any offset:
+    water and shadow, dark in red and shortwave infrared together and brighter in green than in the latter, as rock and
+    soil are not; green leaves, far brighter in near infrared than in red and brighter in green than in red, whose
+    chlorophyll keeps red dark; the cirrus band, which sees no ground. Bands that cannot tell follow the others where
+    these are of one mind. Snow, desert and cloud alone allow both. A scene veiled throughout by thin cloud could
     deceive; a hundredth of clear pixels prevents that.
 
     Parameters
@@ -77,9 +84,10 @@ def pixel_verdicts(
     rest = {b: v for b, v in enough.items() if b not in found}
     found |= _at_the_step(rest, dark, centres_nm)
     states = {v.offset_present for v in found.values()}
+    others = PixelVerdict(next(iter(states), None), f"as {', '.join(found)} show")
     for band in samples:
         if band not in found and len(states) == 1:
-            found[band] = PixelVerdict(next(iter(states)), f"as {', '.join(found)} show")
+            found[band] = others
         elif band not in found:
             thin = f"only {few[band]} valid pixels" if few[band] < LEAST_PIXELS else ""
             found[band] = PixelVerdict(None, thin or _open(dark.get(band)))
@@ -107,27 +115,43 @@ def _at_the_step(
         if CIRRUS_FLOOR[0] <= dark[band] <= CIRRUS_FLOOR[1]:
             reason = f"the darkest {DARKEST:g} % where water vapour hides the ground lie {dark[band]:.3f} above it"
             found[band] = PixelVerdict(True, reason)
-    pixels = _dark_pixels(shifted, dark, centres_nm)
-    if pixels is None:
-        return found
-    share = 100 * pixels.sum() / pixels.size
-    for band in (b for b in shifted if b not in cirrus and _tells(centres_nm[b])):
-        level = float(np.nanmedian(np.where(pixels, shifted[band], np.nan)))
-        if DIM[0] <= level <= DIM[1]:
-            reason = f"water and shadow ({share:.1f} % of the pixels) lie at the offset, and nothing below"
-            found[band] = PixelVerdict(True, reason)
+    for cover, find in (("water and shadow", _dark_pixels), ("green leaves", _green_leaves)):
+        pixels = find(shifted, dark, centres_nm)
+        if pixels is None:
+            continue
+        share = 100 * pixels.sum() / pixels.size
+        for band in (b for b in shifted if b not in found and _tells(centres_nm[b])):
+            level = float(np.nanmedian(np.where(pixels, shifted[band], np.nan)))
+            if DIM[0] <= level <= DIM[1]:
+                reason = f"{cover} ({share:.1f} % of the pixels) lie at the offset, and nothing below"
+                found[band] = PixelVerdict(True, reason)
     return found
+
+
+def _between(low: float, high: float, bands: Iterable[str], centres_nm: Mapping[str, float]) -> list[str]:
+    return [b for b in bands if low < centres_nm[b] < high]
+
+
+def _green_leaves(
+    shifted: Mapping[str, np.ndarray], dark: Mapping[str, float], centres_nm: Mapping[str, float]
+) -> np.ndarray | None:
+    """(y, x) bool: leaves, by differences, where their red lies at the floor; None where bands or such pixels lack."""
+    green, red, near = (_between(*edges, shifted, centres_nm) for edges in ((540, 580), (640, 690), (770, 900)))
+    if not (green and red and near) or dark[red[0]] < RED_FLOOR[0]:
+        return None
+    chosen = shifted[near[0]] - shifted[red[0]] >= LEAVES_RISE
+    chosen &= shifted[green[0]] > shifted[red[0]]
+    if 100 * chosen.sum() < DARKEST * np.isfinite(shifted[red[0]]).sum() or not chosen.any():
+        return None
+    return chosen if 0.0 <= float(np.median(shifted[red[0]][chosen])) <= LEAVES_RED else None
 
 
 def _dark_pixels(
     shifted: Mapping[str, np.ndarray], dark: Mapping[str, float], centres_nm: Mapping[str, float]
 ) -> np.ndarray | None:
     """(y, x) bool: pixels at the floor of red and shortwave infrared; None where these bands or such pixels lack."""
-
-    def between(low: float, high: float) -> list[str]:
-        return [b for b in shifted if low < centres_nm[b] < high]
-
-    green, red, shortwave = between(470, 600), between(640, 720), between(1500, 2300)
+    ranges = ((470, 600), (640, 720), (1500, 2300))
+    green, red, shortwave = (_between(*edges, shifted, centres_nm) for edges in ranges)
     if not (green and red and shortwave) or any(dark[b] < SHORTWAVE_FLOOR[0] for b in (*red, *shortwave)):
         return None
     brightest = np.max([shifted[b] for b in shortwave], axis=0)
