@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tiny_products import write_tif
 
 from catalog.calibrate.offset import weigh
 from catalog.errors import CatalogError, MetadataError
@@ -17,7 +18,6 @@ from catalog.formats.sentinel2 import resolve_offset
 from catalog.formats.sentinel2_offset import claims_of, verdicts_of
 from catalog.scene import BandSource, Scene
 from catalog.sensors import SENTINEL_2
-from tiny_products import write_tif
 
 BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
 SIDE = 160
