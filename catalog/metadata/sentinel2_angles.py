@@ -152,7 +152,7 @@ def _views(angles: XmlNode) -> dict[str, tuple[float, float]]:
         text = node.element.get("bandId") or ""
         if not text.isdigit() or int(text) >= len(BAND_NAMES):
             raise refuse(angles.path, f"{field} bandId", f"{text!r} is no band", f"0 to {len(BAND_NAMES) - 1}")
-        pair = (finite(angles.path, field, node.text(k)) for k in ("ZENITH_ANGLE", "AZIMUTH_ANGLE"))
+        pair = (finite(angles.path, f"{field} {k}", node.text(k)) for k in ("ZENITH_ANGLE", "AZIMUTH_ANGLE"))
         zenith, azimuth = pair
         found[BAND_NAMES[int(text)]] = (zenith, azimuth)
     return found
