@@ -304,7 +304,7 @@ def run_case(case: Case, folder: Path) -> dict[str, Any]:
     truth = per_band(case.truth_dn)
     checks = {
         "finding": weighing.finding == case.finding,
-        "refusal": (refused is not None or case.finding == "nothing said") == contested,
+        "refusal": (refused is not None) == contested,
         "offset": record.get("offset_dn") == truth,
         "confidence": record.get("offset_confidence") == case.confidence,
         "reason": case.reason

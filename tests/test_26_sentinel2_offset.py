@@ -27,6 +27,7 @@ from catalog.formats.sentinel2 import resolve_offset
 from catalog.formats.sentinel2_offset import RULES, claims_of, provider_rule, verdicts_of
 from catalog.ingest import ingest, plan
 from catalog.ledger import Ledger
+from catalog.metadata import sentinel2
 from catalog.publish import lonlat
 from catalog.scene import BandSource, Scene
 from catalog.sensors import SENSORS
@@ -200,7 +201,8 @@ BAD = {
     "NaN quantification": (lambda p: bench.product_xml(p, "05.10", -1000.0, scale="nan"), "BOA_QUANTIFICATION_VALUE"),
     "no quantification": (lambda p: bench.product_xml(p, "05.10", -1000.0, scale=""), "BOA_QUANTIFICATION_VALUE"),
     "garbled baseline": (lambda p: bench.product_xml(p, "five", -1000.0), "PROCESSING_BASELINE"),
-    "unknown baseline": (lambda p: bench.product_xml(p, "07.00", None), "PROCESSING_BASELINE"),
+    "unknown baseline": (lambda p: bench.product_xml(p, "07.00", None), r"baseline 07\.00"),
+    "missing list": (lambda p: bench.product_xml(p, "05.10", None), "BOA_ADD_OFFSET"),
     "gone": (lambda p: p.unlink(), "cannot be read"),
 }
 
@@ -214,6 +216,15 @@ def test_damaged_product_xml_is_refused_by_file_and_field(kind: str, tmp_path: P
     with pytest.raises(MetadataError, match=field) as refused:
         laws.constants_of(scene, bench.BANDS, "trust-pixels")
     assert "MTD_MSIL2A.xml" in refused.value.item
+
+
+def test_a_tile_of_a_baseline_not_yet_known_is_refused(tmp_path: Path) -> None:
+    """N07.00 without a product XML: nobody can say whether its offset is still ESA's; at registering and after."""
+    scene = bench.scene_of(bench.Case("new", -1000.0, "", tile="07.00"), tmp_path)
+    with pytest.raises(MetadataError, match=r"07\.00"):
+        laws.constants_of(scene, bench.BANDS, "trust-pixels")
+    with pytest.raises(MetadataError, match=r"07\.00"):
+        sentinel2.radiometry(None, sentinel2.read_tile(Path(scene.metadata["tile"])))
 
 
 @pytest.mark.parametrize(

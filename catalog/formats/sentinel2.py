@@ -26,13 +26,13 @@ def products(folder: Path) -> tuple[Product, ...]:
     return _safe(folder) or _aws(folder)
 
 
-def calibration(scene: Scene, bands: Sequence[str]) -> ReflectanceScale | None:
-    """Scale and offset where claims and pixels do not contradict each other; None where nothing is said."""
+def calibration(scene: Scene, bands: Sequence[str]) -> ReflectanceScale:
+    """Scale and offset where claims and pixels do not contradict each other."""
     return resolve_offset(scene, bands, "error")
 
 
-def resolve_offset(scene: Scene, bands: Sequence[str], policy: Policy) -> ReflectanceScale | None:
-    """Scale and offset by all that speaks of them, a contradiction settled by policy; None where nothing is said.
+def resolve_offset(scene: Scene, bands: Sequence[str], policy: Policy) -> ReflectanceScale:
+    """Scale and offset by all that speaks of them, a contradiction settled by policy.
 
     Raises
     ------
@@ -40,8 +40,6 @@ def resolve_offset(scene: Scene, bands: Sequence[str], policy: Policy) -> Reflec
         Naming the file or item and the field, or the claims that cannot all be true.
     """
     heard = claims_of(scene)
-    if not heard.claims and policy != "trust-pixels":
-        return None
     known = list(scene.bands)
     verdicts = verdicts_of(scene, heard.claims, heard.quantification)
     found = settle(weigh(heard.claims, verdicts, known, heard.notes), policy, scene.id)

@@ -192,9 +192,9 @@ def _grown(mask: np.ndarray, reach: int) -> np.ndarray:
 def _by_files(product: sentinel2.ProductMetadata | None, tile: sentinel2.TileMetadata | None) -> list[Claim]:
     """The product XML's list, else its baseline; and the tile XML's baseline."""
     claims = []
-    if product is not None and product.offsets is not None:
-        found = sentinel2.radiometry(product, None)
-        claims.append(Claim(found.source, found.offsets))
+    if product is not None:
+        found = sentinel2.radiometry(product, None)  # refuses a list that is missing though the baseline asks for it
+        claims += [Claim(found.source, found.offsets)] if product.offsets is not None else []
     for known, field in ((product, "PROCESSING_BASELINE"), (tile, "TILE_ID")):
         if known is not None and not (known is product and claims):
             claim = f"baseline {known.baseline} ({field} of {known.path.name})"

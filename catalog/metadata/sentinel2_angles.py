@@ -103,7 +103,8 @@ def sun_on(angles: TileAngles, grid: GeoBox) -> tuple[np.ndarray, np.ndarray]:
     Azimuths stay clockwise from the north of the tile's own CRS.
     """
     columns, rows = np.meshgrid(np.arange(grid.shape[1]) + 0.5, np.arange(grid.shape[0]) + 0.5)
-    x, y = grid.affine * (columns, rows)
+    a, b, c, d, e, f = grid.affine[:6]
+    x, y = a * columns + b * rows + c, d * columns + e * rows + f
     if grid.crs is not None and str(grid.crs) != angles.crs:
         flat = transform(str(grid.crs), angles.crs, x.ravel().tolist(), y.ravel().tolist())
         x, y = (np.asarray(values).reshape(columns.shape) for values in flat)
