@@ -80,9 +80,27 @@ def test_bright_pixels_are_never_judged_wrongly(cover: dict[str, float], offset:
     assert states(numbers(cover, offset)) <= {None, offset > 0}
 
 
+@pytest.mark.parametrize(
+    ("what", "field"),
+    [
+        ("dark rock, brighter towards the infrared", {"B03": 0.09, "B04": 0.105, "B11": 0.125, "B12": 0.115}),
+        ("haze over water", {"B03": 0.19, "B04": 0.17, "B11": 0.15, "B12": 0.14}),
+        ("leaves under a veil", {"B03": 0.195, "B04": 0.19, "B08": 0.50}),
+        ("greyish green roofs", {"B03": 0.135, "B04": 0.13, "B08": 0.20}),
+        ("dim soil", {"B03": 0.07, "B04": 0.09, "B11": 0.2, "B12": 0.18}),
+    ],
+)
+def test_what_resembles_a_floor_is_none(what: str, field: dict[str, float]) -> None:
+    """Without an offset these lie about where one would put water or leaves; the spectrum tells them apart."""
+    rng = np.random.default_rng(1)
+    samples = {b: np.round(v * 10_000 + 20 * rng.standard_normal((100, 100))) for b, v in field.items()}
+    assert states(samples) == {None}, what
+
+
 def test_few_pixels_are_no_statistic() -> None:
-    """Below the least count nothing is said, however dark the pixels."""
-    side = int(LEAST_PIXELS**0.5) - 1
+    """Of fewer than 4096 pixels nothing is said, however dark they are."""
+    side = 63
+    assert side**2 + 2 * side + 1 == LEAST_PIXELS
     found = pixel_verdicts({"B04": np.full((side, side), 200.0)}, CENTRES, {"B04": 1000.0})
     assert found["B04"].offset_present is None
     assert f"{side * side} valid pixels" in found["B04"].reason
