@@ -17,6 +17,7 @@ import xarray as xr
 from odc.geo.geom import Geometry
 
 from catalog import coregister, cube, publish, quantify
+from catalog.calibrate.offset import Policy
 from catalog.errors import CatalogError, CubeError, GeolocationError, NothingFound
 from catalog.grid import Tile, native, tiles, utm_crs
 from catalog.ledger import Ledger, no_space_left, unit_id
@@ -56,6 +57,8 @@ class Unit:
     """Ellipsoidal heights for radar and RPC."""
     engine: str = "odc"
     """Which library reads and warps."""
+    offset_policy: Policy = "error"
+    """What to do where a scene's metadata and pixels contradict each other on its radiometric offset."""
 
     @property
     def tile_id(self) -> str:
@@ -73,6 +76,7 @@ class Unit:
             "reference": _identity(self.reference) if self.reference else None,
             "dem": self.dem.checksum if self.dem else None,
             "engine": self.engine,
+            "offset_policy": self.offset_policy if SENSORS[self.sensor].law == "reflectance" else None,
         }
         return unit_id("ingest", RESULTS_VERSION, inputs)
 
@@ -102,6 +106,7 @@ def plan(
     tile_m: float,
     dems: Sequence[Raster] = (),
     engine: str = "odc",
+    offset_policy: Policy = "error",
 ) -> tuple[Unit, ...]:
     """The cubes that scenes make over an area, one per sensor and tile.
 
@@ -132,7 +137,7 @@ def plan(
         tile = places[(sensor, name)]
         reference = _reference(groups.get((REFERENCE_SENSOR, name), []), tile) if tile else None
         dem = _dem(dems, members[0], tile) if members[0].geolocation != "affine" else None
-        units += [Unit(sensor, tile, batch, period, reference, dem, engine) for batch in _alike(members)]
+        units += [Unit(sensor, tile, batch, period, reference, dem, engine, offset_policy) for batch in _alike(members)]
     return tuple(units)
 
 
@@ -197,7 +202,7 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
         shift = matched.shift(scene)
         accepted = shift is not None and shift["verdict"] == "accepted"
         move = (float(shift["dx_m"]), float(shift["dy_m"])) if accepted and shift else (0.0, 0.0)
-        look = quantify.look(scene, unit.tile, shift_m=move, engine=unit.engine, dem=unit.dem)
+        look = quantify.look(scene, unit.tile, shift_m=move, **_reading(unit))
         if index == 0:
             cube.create(store, _blank(unit, look))
         cube.write_look(store, index, look.data, look.quality)
@@ -334,6 +339,11 @@ def _dem(dems: Sequence[Raster], scene: Scene, tile: Tile | None) -> Raster | No
     return best
 
 
+def _reading(unit: Unit) -> dict[str, Any]:
+    """How every scene of a unit is read and calibrated."""
+    return {"engine": unit.engine, "dem": unit.dem, "offset_policy": unit.offset_policy}
+
+
 def _why_not(unit: Unit, scene: Scene) -> str:
     if unit.tile is None:
         return "the cube stays in radar geometry"
@@ -359,8 +369,8 @@ class _Matcher:
         grid = unit.tile.geobox
         grid = grid.zoom_to(resolution=MATCH_M) if grid.resolution.x < MATCH_M else grid
         if self._reference is None:
-            self._reference = quantify.match_image(unit.reference, grid, engine=unit.engine, dem=unit.dem)
-        moving = quantify.match_image(scene, grid, engine=unit.engine, dem=unit.dem)
+            self._reference = quantify.match_image(unit.reference, grid, **_reading(unit))
+        moving = quantify.match_image(scene, grid, **_reading(unit))
         shift = coregister.estimate_shift(
             self._reference.data,
             moving.data,

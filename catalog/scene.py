@@ -236,8 +236,12 @@ def _quality(item: pystac.Item) -> Iterator[tuple[str, BandSource]]:
 def _source(
     item: pystac.Item, asset: pystac.Asset, name: str, band: Mapping[str, Any], index: int, pair: bool
 ) -> BandSource:
+    older = asset.extra_fields.get("raster:bands") or []  # raster 1.1, as Earth Search and CDSE still write it
+    one = older[index - 1] if len(older) >= index else {}
+    listed = {k if k in ("nodata", "data_type") else f"raster:{k}": v for k, v in one.items()}
+
     def field(key: str) -> Any:
-        for level in (band, asset.extra_fields, item.properties):
+        for level in (band, asset.extra_fields, listed, item.properties):
             if level.get(key) is not None:
                 return level[key]
         return None

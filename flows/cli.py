@@ -41,6 +41,16 @@ Sensors = Annotated[list[str] | None, typer.Option("--sensor", help="A sensor, r
 Model = Annotated[str | None, typer.Option("--model", metavar="ID", help="Item id. [default: the latest]")]
 SENSOR = Annotated[str, typer.Option("--sensor", help="Whose cubes are mapped.")]
 
+OffsetChoice = Annotated[
+    str | None,
+    typer.Option(
+        "--offset-policy",
+        metavar="POLICY",
+        help="Where Sentinel-2's metadata and pixels contradict each other on the radiometric offset: error, "
+        "trust-product or trust-pixels. [default: error]",
+    ),
+]
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells know it."""
 SANDBOX_ONLY = ("seed", "size", "quick")
@@ -50,9 +60,10 @@ ROOM_BYTES = 8 * 2**20
 """With less than this on the disk a run does not begin: the database of an embedded Prefect takes 6 MB."""
 
 
-def settings_of(home: Path | None) -> Settings:
-    """Settings with the option over the environment; Prefect is told before it is imported."""
-    settings = Settings() if home is None else Settings(home=home)
+def settings_of(home: Path | None, offset_policy: str | None = None) -> Settings:
+    """Settings with the options over the environment; Prefect is told before it is imported."""
+    given = {"home": home, "offset_policy": offset_policy}
+    settings = Settings.model_validate({k: v for k, v in given.items() if v is not None})
     prepare(settings, debug="--debug" in sys.argv)
     end_orphans(settings)
     return settings
@@ -206,10 +217,11 @@ def ingest(
     tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
     engine: Annotated[str, typer.Option(help="odc or stackstac reads and warps.")] = "odc",
     json: Json = None,
+    offset_policy: OffsetChoice = None,
     debug: Debug = False,
 ) -> None:
     """Make cubes in physical units of an area and a period."""
-    settings = settings_of(home)
+    settings = settings_of(home, offset_policy)
     from flows import asking
     from flows.ingest import ingest as flow
 
@@ -322,10 +334,11 @@ def map_parcels(
     sensor: SENSOR = "sentinel-2",
     model: Model = None,
     json: Json = None,
+    offset_policy: OffsetChoice = None,
     debug: Debug = False,
 ) -> None:
     """From parcels to a map and a table of areas per class and parcel; missing cubes are made first."""
-    settings = settings_of(home)
+    settings = settings_of(home, offset_policy)
     from catalog.ingest import REFERENCE_SENSOR
     from flows import asking, shelf
     from flows.infer import infer as infer_flow
@@ -375,13 +388,14 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the training, to see the line run.")] = False,
     home: Home = None,
     json: Json = None,
+    offset_policy: OffsetChoice = None,
     debug: Debug = False,
 ) -> None:
     """All of it: register, search, ingest, pretrain, adapt, prune, infer, publish."""
     if sandbox == bool(products):
         raise typer.BadParameter("name either --sandbox or --products FOLDER")
     _refuse_idle(context, SANDBOX_ONLY if products else PRODUCTS_ONLY, "--products" if products else "--sandbox")
-    settings = settings_of(home)
+    settings = settings_of(home, offset_policy)
     from flows import asking, report
 
     watch = report.Stopwatch()
