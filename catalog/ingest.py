@@ -15,7 +15,7 @@ import xarray as xr
 from odc.geo.geom import Geometry
 
 from catalog import coregister, cube, publish, quantify
-from catalog.errors import CatalogError, CubeError, GeolocationError, NothingFound
+from catalog.errors import CatalogError, CubeError, NothingFound
 from catalog.grid import Tile, native, tiles, utm_crs
 from catalog.ledger import Ledger, no_space_left, unit_id
 from catalog.quantify import Look
@@ -50,8 +50,8 @@ class Unit:
     """Interval asked for."""
     reference: Scene | None
     """The scene whose geometry is taken as right; None where no sensor of the tile can serve."""
-    dem: Raster | None
-    """Ellipsoidal heights for radar and RPC."""
+    dems: tuple[Raster, ...] = ()
+    """Heights for radar and RPC, in the order in which they decide."""
     engine: str = "odc"
     """Which library reads and warps."""
 
@@ -69,7 +69,7 @@ class Unit:
             "grid": [str(box.crs), list(box.affine)[:6], list(box.shape)] if box else self.tile_id,
             "scenes": [_identity(s) for s in self.scenes],
             "reference": _identity(self.reference) if self.reference else None,
-            "dem": self.dem.checksum if self.dem else None,
+            "dem": [[d.checksum, d.height_reference, d.geoid] for d in self.dems],
             "engine": self.engine,
         }
         return unit_id("ingest", RESULTS_VERSION, inputs)
@@ -129,8 +129,8 @@ def plan(
         members.sort(key=lambda s: (s.datetime, s.id))
         tile = places[(sensor, name)]
         reference = _reference(groups.get((REFERENCE_SENSOR, name), []), tile) if tile else None
-        dem = _dem(dems, members[0], tile) if members[0].geolocation != "affine" else None
-        units += [Unit(sensor, tile, batch, period, reference, dem, engine) for batch in _alike(members)]
+        heights = _dems(dems, members[0], tile) if any(s.geolocation != "affine" for s in members) else ()
+        units += [Unit(sensor, tile, batch, period, reference, heights, engine) for batch in _alike(members)]
     return tuple(units)
 
 
@@ -180,7 +180,7 @@ def build(unit: Unit) -> xr.Dataset:
         shift = _shift(unit, scene)
         accepted = shift is not None and shift["verdict"] == "accepted"
         move = (float(shift["dx_m"]), float(shift["dy_m"])) if accepted and shift else (0.0, 0.0)
-        looks.append(quantify.look(scene, unit.tile, shift_m=move, engine=unit.engine, dem=unit.dem))
+        looks.append(quantify.look(scene, unit.tile, shift_m=move, engine=unit.engine, dems=unit.dems))
         shifts.append(shift or {"scene": scene.id, "verdict": "not attempted", "reason": _why_not(unit, scene)})
     dataset = _stack(unit, looks, shifts)
     if not bool(dataset["data"].notnull().any()):
@@ -287,25 +287,11 @@ def _reference(scenes: Sequence[Scene], tile: Tile) -> Scene | None:
     return min((s for s in scenes if s.geolocation == "affine"), key=rank, default=None)
 
 
-def _dem(dems: Sequence[Raster], scene: Scene, tile: Tile | None) -> Raster | None:
-    """The heights that cover most of a tile, or of a scene that stays in radar geometry.
-
-    Raises
-    ------
-    GeolocationError
-        When they count from the geoid: sensor models take heights above the ellipsoid.
-    """
+def _dems(dems: Sequence[Raster], scene: Scene, tile: Tile | None) -> tuple[Raster, ...]:
+    """The heights that touch a tile, or a scene that stays in radar geometry; what covers most of it comes first."""
     footprint = tile.geobox.extent.to_crs("EPSG:4326") if tile else Geometry(dict(scene.geometry), "EPSG:4326")
-    fits = [d for d in dems if not Geometry(dict(d.geometry), "EPSG:4326").intersection(footprint).is_empty]
-    best = max(fits, key=lambda d: Geometry(dict(d.geometry), "EPSG:4326").intersection(footprint).area, default=None)
-    if best is not None and best.height_reference != "ellipsoid":
-        raise GeolocationError(
-            f"heights count from the {best.height_reference or 'unknown'}, not from the ellipsoid",
-            item=f"DEM {best.id}",
-            enough="a DEM of heights above the WGS 84 ellipsoid",
-            todo="add the geoid's undulation to the heights and register the result",
-        )
-    return best
+    covered = {d.id: Geometry(dict(d.geometry), "EPSG:4326").intersection(footprint).area for d in dems}
+    return tuple(sorted((d for d in dems if covered[d.id] > 0), key=lambda d: (-covered[d.id], d.id)))
 
 
 def _why_not(unit: Unit, scene: Scene) -> str:
@@ -323,8 +309,8 @@ def _shift(unit: Unit, scene: Scene) -> dict[str, Any] | None:
     if unit.tile.id.startswith("native_"):
         return None
     grid = unit.tile.geobox.zoom_to(resolution=MATCH_M) if unit.tile.geobox.resolution.x < MATCH_M else unit.tile.geobox
-    reference = quantify.match_image(unit.reference, grid, engine=unit.engine, dem=unit.dem)
-    moving = quantify.match_image(scene, grid, engine=unit.engine, dem=unit.dem)
+    reference = quantify.match_image(unit.reference, grid, engine=unit.engine, dems=unit.dems)
+    moving = quantify.match_image(scene, grid, engine=unit.engine, dems=unit.dems)
     shift = coregister.estimate_shift(
         reference.data,
         moving.data,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +14,18 @@ from rasterio.rpc import RPC
 from catalog import laws, read
 from catalog.calibrate import quality
 from catalog.calibrate.constants import calibrate, provenance
+from catalog.errors import GeolocationError
 from catalog.formats import geometry_of
-from catalog.geocode import geocode, place_by_rpc
+from catalog.geocode import Dem, ellipsoidal_heights, geocode, geocode_by_rpc, place_by_rpc, refuse_affine, resample_map
+from catalog.geocode.rpc_forward import moved_by_height_m
 from catalog.grid import Tile
 from catalog.qualify import quality_of
 from catalog.scene import Scene
 from catalog.search import Raster
 from catalog.sensors import SENSORS, USABLE
+
+CHUNKS = {"y": 2048, "x": 2048}
+"""Of images in their own geometry: only the part under a tile is read."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def look(
     *,
     shift_m: tuple[float, float] = (0.0, 0.0),
     engine: str = "odc",
-    dem: Raster | None = None,
+    dems: Sequence[Raster] = (),
 ) -> Look:
     """Calibrate a scene and bring it onto a tile in one resampling; without a tile it stays in radar geometry.
 
@@ -67,31 +72,28 @@ def look(
     ----------
     shift_m
         dx, dy in metres to add to the scene's map coordinates, as measured against the reference.
-    dem
-        Heights above the ellipsoid, for radar and RPC; None places on the ellipsoid and says so.
+    dems
+        Heights, for radar and RPC, the first that knows a place deciding it; none places on the ellipsoid (by RPC at
+        its height offset) and says so, with the displacement to expect.
 
     Raises
     ------
     CatalogError
         Naming the scene and the file or field at fault.
     """
+    _no_invented_affine(scene)
     if tile is None:
-        return _in_radar_geometry(scene, dem)
-    if scene.geolocation == "radar-grid":
-        return _geocoded(scene, tile.geobox, shift_m, dem)
+        return _in_radar_geometry(scene, dems)
     if scene.encoding in ("complex", "db"):
         return _as_stored(scene, tile.geobox)
-    return _warped(scene, tile.geobox, shift_m, engine)
+    return _on_grid(scene, tile.geobox, shift_m, engine, dems)
 
 
-def match_image(scene: Scene, grid: GeoBox, *, engine: str, dem: Raster | None) -> MatchImage:
+def match_image(scene: Scene, grid: GeoBox, *, engine: str, dems: Sequence[Raster] = ()) -> MatchImage:
     """The band of a scene that shows edges best (red, or the first polarisation), on a grid, unshifted."""
     names = {b.common_name: b.name for b in SENSORS[scene.sensor].bands}
     band = names.get("red") or next(iter(scene.bands))
-    if scene.geolocation == "radar-grid":
-        found = _geocoded(scene, grid, (0.0, 0.0), dem, bands=[band])
-    else:
-        found = _warped(scene, grid, (0.0, 0.0), engine, bands=[band])
+    found = _on_grid(scene, grid, (0.0, 0.0), engine, dems, [band])
     values = found.data.values[0]
     if SENSORS[scene.sensor].law == "backscatter":
         values = 10 * np.log10(np.maximum(values, 1e-5))
@@ -99,11 +101,25 @@ def match_image(scene: Scene, grid: GeoBox, *, engine: str, dem: Raster | None) 
     return MatchImage(np.where(usable, values, 0.0).astype(np.float32), usable)
 
 
-def _warped(
-    scene: Scene, grid: GeoBox, shift_m: tuple[float, float], engine: str, bands: list[str] | None = None
+def _on_grid(
+    scene: Scene,
+    grid: GeoBox,
+    shift_m: tuple[float, float],
+    engine: str,
+    dems: Sequence[Raster],
+    bands: list[str] | None = None,
 ) -> Look:
-    """An affine optical product: read on the grid, then the affine law."""
+    """Real numbers onto a map grid, by what places the scene's pixels."""
     names = bands or list(scene.bands)
+    if scene.geolocation != "affine":
+        return _geocoded(scene, grid, shift_m, dems, names)
+    if SENSORS[scene.sensor].law == "backscatter":
+        return _power_on_map(scene, grid, shift_m, names)
+    return _warped(scene, grid, shift_m, engine, names)
+
+
+def _warped(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], engine: str, names: list[str]) -> Look:
+    """An affine optical product: read on the grid, then the affine law, which commutes with resampling."""
     constants = laws.constants_of(scene, names)
     own = _same_grid(scene, grid) and shift_m == (0.0, 0.0)
     dn = read.read(scene, grid, names, resampling="nearest" if own else "bilinear", shift_m=shift_m, engine=engine)
@@ -114,20 +130,56 @@ def _warped(
     return Look(data, seen, scene.quantity, _gsd(grid, scene), provenance(constants), notes)
 
 
-def _geocoded(
-    scene: Scene, grid: GeoBox, shift_m: tuple[float, float], dem: Raster | None, bands: list[str] | None = None
-) -> Look:
-    """A detected product in ground range: calibrated in its own geometry, then placed by orbit and height."""
-    names = bands or list(scene.bands)
-    dn = read.read_native(scene, names)
+def _power_on_map(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], names: list[str]) -> Look:
+    """Geocoded backscatter: calibrated on its own raster, then resampled, because amplitudes have no mean power."""
     constants = laws.constants_of(scene, names)
-    power = calibrate(dn, constants, scene.quantity)
-    height = None if dem is None else _heights(dem, grid)
-    placed = geocode(power, geometry_of(scene), grid, height, shift_m=shift_m)
-    valid = _measured(placed)
-    notes = () if dem else (str(placed.attrs.get("terrain", "placed on the ellipsoid: no DEM")),)
-    record = provenance(constants) | {"geolocation": "range-Doppler from orbit", "dem": dem.id if dem else None}
-    return Look(placed, quality.from_valid(valid), scene.quantity, _gsd(grid, scene), record, notes)
+    power = calibrate(read.read_native(scene, names, chunks=CHUNKS), constants, scene.quantity)
+    where = read.read_native(scene, names[:1], chunks=CHUNKS).attrs
+    placed = resample_map(power.assign_attrs({k: where.get(k) for k in ("transform", "crs")}), grid, shift_m=shift_m)
+    seen = quality_of(scene, grid, _measured(placed), shift_m)
+    notes = () if scene.quality else (f"{scene.id} ships no quality layer: layover and shadow count as clear",)
+    return Look(placed, seen, scene.quantity, _gsd(grid, scene), provenance(constants), notes)
+
+
+def _geocoded(
+    scene: Scene, grid: GeoBox, shift_m: tuple[float, float], dems: Sequence[Raster], names: list[str]
+) -> Look:
+    """A product in its sensor's geometry: calibrated there, then placed by orbit or polynomials, and by height."""
+    constants = laws.constants_of(scene, names)
+    values = calibrate(read.read_native(scene, names, chunks=CHUNKS), constants, scene.quantity)
+    height = ellipsoidal_heights(_dems(dems), grid) if dems else None
+    model = geometry_of(scene)
+    if isinstance(model, RPC):
+        placed, by = geocode_by_rpc(values, model, grid, height, shift_m=shift_m), "RPC"
+    else:
+        placed, by = geocode(values, model, grid, height, shift_m=shift_m), "range-Doppler from orbit"
+    record = provenance(constants) | {"geolocation": by, **_heights_record(dems, height, placed)}
+    notes = _height_notes(height, placed)
+    if SENSORS[scene.sensor].law == "backscatter":
+        seen = quality.from_valid(_measured(placed))
+    else:
+        seen = _quality_in_image(scene, model, grid, height, shift_m, placed)
+        notes += () if scene.quality else (f"{scene.id} ships no quality layer: clouds count as clear",)
+    return Look(placed, seen, scene.quantity, _gsd(grid, scene), record, notes)
+
+
+def _quality_in_image(
+    scene: Scene,
+    model: RPC,
+    grid: GeoBox,
+    height: xr.DataArray | None,
+    shift_m: tuple[float, float],
+    placed: xr.DataArray,
+) -> xr.DataArray:
+    """Quality of an image placed by polynomials: layers that lie in the image's own geometry wait for their sensor."""
+    if scene.quality:
+        raise GeolocationError(
+            f"the quality layers {', '.join(scene.quality)} lie in the image's own geometry",
+            item=scene.id,
+            enough="a product whose quality layers are geocoded, or one without",
+            todo="register the ortho product",
+        )
+    return quality.from_valid(_measured(placed))
 
 
 def _as_stored(scene: Scene, grid: GeoBox) -> Look:
@@ -139,7 +191,7 @@ def _as_stored(scene: Scene, grid: GeoBox) -> Look:
     return Look(data, quality.from_valid(valid), scene.quantity, _gsd(grid, scene), provenance(constants))
 
 
-def _in_radar_geometry(scene: Scene, dem: Raster | None) -> Look:
+def _in_radar_geometry(scene: Scene, dems: Sequence[Raster]) -> Look:
     """A complex product: calibrated amplitude with its phase, every pixel with its place."""
     dn = read.read_native(scene, list(scene.bands))
     constants = laws.constants_of(scene, list(scene.bands))
@@ -147,17 +199,41 @@ def _in_radar_geometry(scene: Scene, dem: Raster | None) -> Look:
     valid = _measured(data)
     shape = (int(data.sizes["y"]), int(data.sizes["x"]))
     rpcs: RPC = geometry_of(scene)
-    longitude, latitude, height = place_by_rpc(rpcs, shape, dem.href if dem else float(rpcs.height_off))
+    longitude, latitude, height = place_by_rpc(rpcs, shape, _dems(dems) if dems else float(rpcs.height_off))
     places = {"longitude": longitude, "latitude": latitude, "height": height}
-    notes = () if dem else (f"no DEM: placed at {rpcs.height_off:.0f} m above the ellipsoid",)
-    record = provenance(constants) | {"geolocation": "RPC", "dem": dem.id if dem else None}
+    moved_m = moved_by_height_m(rpcs, 100.0)
+    level = f"no DEM: placed at {rpcs.height_off:.0f} m above the ellipsoid"
+    notes = () if dems else (f"{level}; ground 100 m above it lies {moved_m:.0f} m off",)
+    record = provenance(constants) | {"geolocation": "RPC", "dem": [d.id for d in dems] or None}
+    record["heights"] = notes[0] if notes else "metres above the ellipsoid, of the DEM"
     gsd = float(scene.properties.get("gsd") or SENSORS[scene.sensor].bands[0].gsd_m)
     return Look(data, quality.from_valid(valid), scene.quantity, gsd, record, notes, places)
 
 
-def _heights(dem: Raster, grid: GeoBox) -> xr.DataArray:
-    height = read.read_raster(dem.href, grid, resampling="bilinear")
-    return height.isel(band=0, drop=True) if "band" in height.dims else height
+def _no_invented_affine(scene: Scene) -> None:
+    """Refuse a scene in radar or image geometry whose item gives it an affine."""
+    for source in scene.bands.values():
+        bounds = scene.properties.get("proj:bbox") or scene.bbox
+        refuse_affine(scene.id, scene.geolocation, source.transform, shape=source.shape, bounds=bounds)
+
+
+def _dems(dems: Sequence[Raster]) -> list[Dem]:
+    return [Dem(d.href, d.height_reference, d.geoid, d.id) for d in dems]
+
+
+def _height_notes(height: xr.DataArray | None, placed: xr.DataArray) -> tuple[str, ...]:
+    if height is None:
+        return (str(placed.attrs.get("terrain", "placed on the ellipsoid: no DEM")),)
+    unknown = float(height.isnull().mean())
+    return (f"no DEM reaches {unknown:.1%} of the tile: no data there",) if unknown else ()
+
+
+def _heights_record(dems: Sequence[Raster], height: xr.DataArray | None, placed: xr.DataArray) -> dict[str, Any]:
+    """Which heights placed the pixels, as the cube and its item keep it."""
+    if height is None:
+        return {"dem": None, "heights": str(placed.attrs.get("terrain", ""))}
+    references = {d.id: f"{d.height_reference}{f' by {d.geoid}' if d.geoid else ''}" for d in dems}
+    return {"dem": [d.id for d in dems], "height_reference": references, "heights": "metres above the ellipsoid"}
 
 
 def _measured(data: xr.DataArray) -> xr.DataArray:

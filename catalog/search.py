@@ -26,6 +26,8 @@ RETRIES = 5
 
 LABELS, DEM = "labels", "dem"
 """Collections of rasters that are no scene."""
+DEMS = {DEM: ("height", ""), "cop-dem-glo-30": ("data", "EGM2008"), "cop-dem-glo-90": ("data", "EGM2008")}
+"""Collections of heights: asset, and what heights count from where the item does not say."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Raster:
     classes: tuple[LabelClass, ...] = ()
     """Of labels; empty for heights."""
     height_reference: str = ""
-    """ellipsoid or geoid for heights; empty for labels."""
+    """What heights count from: ellipsoid, EGM96, EGM2008 or another datum; empty for labels."""
+    geoid: str = ""
+    """Raster of that geoid's undulation; empty where PROJ is to know it."""
 
 
 def search(
@@ -157,14 +161,14 @@ def labels(
 def dems(
     url: str, *, bbox: Sequence[float] | None = None, geometry: Mapping[str, Any] | None = None
 ) -> tuple[Raster, ...]:
-    """Height rasters that touch an area, in the order of id; () where there is none.
+    """Height rasters that touch an area, by collection and id; () where there is none.
 
     Raises
     ------
     ServiceError
         The API does not answer.
     """
-    return _rasters(url, DEM, "height", bbox, geometry, None)
+    return tuple(r for name, (asset, _) in DEMS.items() for r in _rasters(url, name, asset, bbox, geometry, None))
 
 
 def instant(value: Instant, closing: bool = False) -> datetime | None:
@@ -322,7 +326,7 @@ def _rasters(
 def _raster(item: pystac.Item, key: str) -> Raster:
     start, end = (item.common_metadata.start_datetime, item.common_metadata.end_datetime)
     stamp = item.datetime or start
-    asset = item.assets.get(key)
+    asset, collection = item.assets.get(key), item.collection_id or ""
     if asset is None or item.geometry is None or stamp is None:
         raise MetadataError(
             f"an item of collection {item.collection_id} has no asset {key}, no geometry or no time",
@@ -341,5 +345,6 @@ def _raster(item: pystac.Item, key: str) -> Raster:
         end=instant(end or stamp) or stamp,
         nodata=None if nodata is None else float(nodata),
         classes=tuple(LabelClass(int(c["value"]), str(c.get("description") or c["name"])) for c in classes),
-        height_reference=str(item.properties.get("ringmoe:height_reference", "")),
+        height_reference=str(item.properties.get("ringmoe:height_reference", DEMS.get(collection, ("", ""))[1])),
+        geoid=href_of(item.assets["geoid"]) if "geoid" in item.assets else "",
     )

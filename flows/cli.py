@@ -106,7 +106,12 @@ def sandbox(
 def register(
     products: Annotated[list[Path], typer.Argument(help="Product folders, or folders that hold them.")],
     labels: Annotated[list[Path] | None, typer.Option("--labels", help="Label raster, repeatable.")] = None,
-    dem: Annotated[list[Path] | None, typer.Option("--dem", help="Raster of ellipsoidal heights, repeatable.")] = None,
+    dem: Annotated[list[Path] | None, typer.Option("--dem", help="Raster of heights in metres, repeatable.")] = None,
+    height_reference: Annotated[
+        str | None,
+        typer.Option("--height-reference", help="ellipsoid, EGM96 or EGM2008. [default: as the file says]"),
+    ] = None,
+    geoid: Annotated[Path | None, typer.Option("--geoid", help="Raster of the geoid's undulation in metres.")] = None,
     home: Home = None,
     json: Json = None,
     debug: Debug = False,
@@ -116,7 +121,9 @@ def register(
     from flows import recipes
 
     with terminal.bars():
-        count, failed = recipes.register_once(settings, products, labels or [], dem or [])
+        count, failed = recipes.register_once(
+            settings, products, labels or [], dem or [], height_reference=height_reference, geoid=geoid
+        )
     terminal.say(f"{count} items in {settings.scenes / 'catalog.json'}")
     terminal.machine({"items": count, "failed": failed, "catalog": str(settings.scenes / "catalog.json")}, json)
     _report_failed(failed)
@@ -317,7 +324,7 @@ def run(
     sandbox: Annotated[bool, typer.Option("--sandbox", help="On the procedural Earth.")] = False,
     products: Annotated[list[Path] | None, typer.Option("--products", help="Product folder, repeatable.")] = None,
     labels: Annotated[list[Path] | None, typer.Option("--labels", help="Label raster, repeatable.")] = None,
-    dem: Annotated[list[Path] | None, typer.Option("--dem", help="Raster of ellipsoidal heights.")] = None,
+    dem: Annotated[list[Path] | None, typer.Option("--dem", help="Raster of heights in metres.")] = None,
     train_bbox: Annotated[str | None, typer.Option("--train-bbox", help="Learn only within. [default: all]")] = None,
     map_bbox: Annotated[str | None, typer.Option("--map-bbox", help="Map only this. [default: all]")] = None,
     sensor: SENSOR = "sentinel-2",

@@ -1,15 +1,26 @@
-"""Radar pixels onto the Earth: range-Doppler from orbit and height, or rational polynomials; never an affine."""
+"""Pixels onto the Earth: range-Doppler from orbit and height, or rational polynomials; never an invented affine."""
 
-from catalog.geocode.range_doppler import RadarGrid, bistatic_reference_s, image_coordinates, incidence_angle
-from catalog.geocode.resample import geocode, refuse_affine
+from catalog.geocode.affine import invented, refuse_affine
+from catalog.geocode.heights import Dem, ellipsoidal_heights, vertical_reference
+from catalog.geocode.range_doppler import RadarGrid, bistatic_reference_s, image_coordinates, incidence_angle, sight
+from catalog.geocode.resample import geocode, geocode_by_rpc, resample_map
 from catalog.geocode.rpc import place_by_rpc
+from catalog.geocode.rpc_forward import image_of
 
 __all__ = [
+    "Dem",
     "RadarGrid",
     "bistatic_reference_s",
+    "ellipsoidal_heights",
     "geocode",
+    "geocode_by_rpc",
     "image_coordinates",
+    "image_of",
     "incidence_angle",
+    "invented",
     "place_by_rpc",
     "refuse_affine",
+    "resample_map",
+    "sight",
+    "vertical_reference",
 ]

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import rasterio
 import xarray as xr
+from odc.geo.geobox import GeoBox
 from pyproj import Transformer
-from rasterio.errors import RasterioError
 from rasterio.rpc import RPC
 from rasterio.transform import RPCTransformer
-from rasterio.windows import Window
 from scipy.interpolate import RectBivariateSpline
 from scipy.ndimage import map_coordinates
 
 from catalog.errors import GeolocationError
+from catalog.geocode.heights import Dem, ellipsoidal_heights, grid_of
+from catalog.geocode.rpc_forward import METRES_PER_DEGREE, check_rpc
 
 NODE_STEP = 32
-METRES_PER_DEGREE = 111_320.0
 ITERATIONS = 30
 AGREES_M = 0.05
 PIXEL_ERROR = 1e-6
@@ -26,7 +27,7 @@ PIXEL_ERROR = 1e-6
 
 
 def place_by_rpc(
-    rpcs: RPC, shape: tuple[int, int], height: float | str, *, origin: tuple[int, int] = (0, 0)
+    rpcs: RPC, shape: tuple[int, int], height: float | Sequence[Dem], *, origin: tuple[int, int] = (0, 0)
 ) -> tuple[xr.DataArray, xr.DataArray, xr.DataArray]:
     """Longitude, latitude and height of every pixel of a product kept in its own geometry.
 
@@ -40,7 +41,7 @@ def place_by_rpc(
     shape
         (lines, pixels) wanted.
     height
-        One height in metres above the ellipsoid, or the path of a DEM of ellipsoidal heights.
+        One height in metres above the ellipsoid, or DEMs, of which the first that knows a place decides it.
     origin
         (line, pixel) of the first of them.
 
@@ -53,11 +54,13 @@ def place_by_rpc(
     Raises
     ------
     GeolocationError
-        When the height is not finite, or the DEM cannot be opened, holds heights above a geoid or covers nothing.
+        When the height is not finite, the polynomials place nothing (a scale of zero), or a DEM cannot be read, counts
+        from a datum that nobody can convert or covers nothing.
     """
+    check_rpc(rpcs)
     lines = np.arange(origin[0], origin[0] + shape[0], dtype=float)
     pixels = np.arange(origin[1], origin[1] + shape[1], dtype=float)
-    if not isinstance(height, str):
+    if isinstance(height, int | float):
         if not np.isfinite(height):
             raise _refused(f"a height of {height} m places nothing", "height", "metres above the ellipsoid")
         (place,), error_m = _surfaces(rpcs, lines, pixels, np.array([float(height)]))
@@ -81,7 +84,7 @@ def place_by_rpc(
 
 @dataclass(frozen=True)
 class _Dem:
-    """The part of a DEM under a scene."""
+    """The part of the DEMs under a scene, on the grid of the first."""
 
     heights_m: np.ndarray
     """(rows, columns) above the ellipsoid, NaN where unknown."""
@@ -91,25 +94,16 @@ class _Dem:
     """From longitude and latitude to the DEM's CRS."""
 
     @classmethod
-    def under(cls, path: str, places: list[np.ndarray]) -> _Dem:
-        """Read what lies under places at the lowest and highest levels; refuse heights above a geoid."""
-        try:
-            with rasterio.open(path) as source:
-                if source.crs is None or "VERT" in source.crs.to_wkt():
-                    raise _refused(
-                        "the DEM's heights are not known to be above the ellipsoid",
-                        path,
-                        "a DEM of ellipsoidal heights with a horizontal or 3D CRS",
-                        "add the geoid's undulation to it; PROJ without the geoid's grid would ignore it in silence",
-                    )
-                to_crs = Transformer.from_crs("EPSG:4326", source.crs, always_xy=True)
-                x, y = to_crs.transform(*np.stack([p.reshape(2, -1) for p in places], axis=1).reshape(2, -1))
-                column, row = _corners(~source.transform, x, y)
-                window = Window(column[0], row[0], column[1] - column[0], row[1] - row[0])
-                data = source.read(1, window=window, boundless=True, masked=True).astype("float64").filled(np.nan)
-                return cls(data, ~source.window_transform(window), to_crs)
-        except RasterioError as error:
-            raise _refused(f"the DEM cannot be read: {error}", path, "a raster of heights in metres") from error
+    def under(cls, dems: Sequence[Dem], places: list[np.ndarray]) -> _Dem:
+        """Read what lies under places at the lowest and highest levels."""
+        crs, affine = grid_of(dems[0])
+        to_crs = Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+        x, y = to_crs.transform(*np.stack([p.reshape(2, -1) for p in places], axis=1).reshape(2, -1))
+        column, row = _corners(~affine, x, y)
+        shape = (row[1] - row[0], column[1] - column[0])
+        geobox = GeoBox(shape, affine * rasterio.Affine.translation(column[0], row[0]), crs)
+        heights = ellipsoidal_heights(dems, geobox)
+        return cls(heights.values.astype("float64"), ~geobox.affine, to_crs)
 
     def at(self, longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
         """Bilinear heights in metres; NaN outside."""

@@ -1,0 +1,82 @@
+"""An affine on a product in radar geometry is refused: somebody divided a bounding box by a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from catalog.errors import GeolocationError
+
+Six = Sequence[float]
+
+
+def refuse_affine(
+    item: str,
+    geolocation: str,
+    transform: Six | None,
+    *,
+    shape: tuple[int, int] | None = None,
+    bounds: Six | None = None,
+    file_shape: tuple[int, int] | None = None,
+) -> None:
+    """Refuse an affine on a product in radar geometry: no affine is true there, an invented one misplaces in silence.
+
+    Parameters
+    ----------
+    item
+        The scene, for the error.
+    geolocation
+        affine, rpc or radar-grid.
+    transform
+        The affine a, b, c, d, e, f that the item claims; None or the identity claims nothing.
+    shape
+        Rows and columns that the item claims; the error explains where the affine is from.
+    bounds
+        West, south, east, north that the item claims (proj:bbox, else bbox), in the affine's units.
+    file_shape
+        Rows and columns of the file itself.
+
+    Raises
+    ------
+    GeolocationError
+        When a product that has no affine claims one, or its shape is the file's with rows and columns exchanged.
+    """
+    if geolocation == "affine":
+        return
+    turned = file_shape is not None and shape is not None and shape != file_shape and shape == file_shape[::-1]
+    if turned:
+        raise _refused(
+            f"the item gives the shape {shape}, the file is {file_shape}: rows and columns are exchanged", item
+        )
+    if transform is None or tuple(transform)[:6] in ((1, 0, 0, 0, 1, 0), (1, 0, 0, 0, -1, 0)):
+        return
+    how = f"{tuple(transform)[:6]}"
+    if shape and bounds and invented(transform, shape, bounds):
+        how += ", which is its bounding box divided by its shape"
+    raise _refused(f"the item gives an affine to a product in radar geometry: {how}", item)
+
+
+def invented(transform: Six, shape: tuple[int, int], bounds: Six) -> bool:
+    """Whether an affine is a bounding box (west, south, east, north) divided by a shape (rows, columns), either way round.
+
+    To a thousandth of a pixel, and of the whole image at its far corner.
+    """
+    west, south, east, north = bounds
+    a, b, c, d, e, f = tuple(transform)[:6]
+    if b or d:
+        return False
+    for rows, columns in (shape, shape[::-1]):
+        wide, high = (east - west) / columns, (north - south) / rows
+        pixels = abs(a / wide - 1) * columns < 1 and abs(abs(e) / high - 1) * rows < 1
+        if pixels and abs(c - west) < wide and min(abs(f - north), abs(f - south)) < high:
+            return True
+    return False
+
+
+def _refused(what: str, item: str) -> GeolocationError:
+    return GeolocationError(
+        what,
+        item=item,
+        enough="no affine, or a product that was geocoded",
+        todo="remove proj:transform and correct proj:shape, or register the product's own folder; such pixels are placed "
+        "by orbit, timing and height, or by rational polynomials",
+    )
