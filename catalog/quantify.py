@@ -14,7 +14,6 @@ from rasterio.rpc import RPC
 from catalog import laws, read
 from catalog.calibrate import quality
 from catalog.calibrate.constants import calibrate, provenance
-from catalog.errors import GeolocationError
 from catalog.formats import geometry_of
 from catalog.geocode import Dem, ellipsoidal_heights, geocode, geocode_by_rpc, place_by_rpc, refuse_affine, resample_map
 from catalog.geocode.rpc_forward import moved_by_height_m
@@ -155,31 +154,11 @@ def _geocoded(
         placed, by = geocode(values, model, grid, height, shift_m=shift_m), "range-Doppler from orbit"
     record = provenance(constants) | {"geolocation": by, **_heights_record(dems, height, placed)}
     notes = _height_notes(height, placed)
-    if SENSORS[scene.sensor].law == "backscatter":
-        seen = quality.from_valid(_measured(placed))
-    else:
-        seen = _quality_in_image(scene, model, grid, height, shift_m, placed)
-        notes += () if scene.quality else (f"{scene.id} ships no quality layer: clouds count as clear",)
+    if SENSORS[scene.sensor].law != "backscatter":
+        ships = f"quality layers in image geometry are not read ({', '.join(scene.quality)})" if scene.quality else ""
+        notes += (f"{scene.id} {ships or 'ships no quality layer'}: clouds count as clear",)
+    seen = quality.from_valid(_measured(placed))
     return Look(placed, seen, scene.quantity, _gsd(grid, scene), record, notes)
-
-
-def _quality_in_image(
-    scene: Scene,
-    model: RPC,
-    grid: GeoBox,
-    height: xr.DataArray | None,
-    shift_m: tuple[float, float],
-    placed: xr.DataArray,
-) -> xr.DataArray:
-    """Quality of an image placed by polynomials: layers that lie in the image's own geometry wait for their sensor."""
-    if scene.quality:
-        raise GeolocationError(
-            f"the quality layers {', '.join(scene.quality)} lie in the image's own geometry",
-            item=scene.id,
-            enough="a product whose quality layers are geocoded, or one without",
-            todo="register the ortho product",
-        )
-    return quality.from_valid(_measured(placed))
 
 
 def _as_stored(scene: Scene, grid: GeoBox) -> Look:

@@ -56,9 +56,9 @@ def refuse_affine(
 
 
 def invented(transform: Six, shape: tuple[int, int], bounds: Six) -> bool:
-    """Whether an affine is a bounding box (west, south, east, north) divided by a shape (rows, columns), either way round.
+    """Whether an affine is a bounding box (west, south, east, north) divided by a shape (rows, columns).
 
-    To a thousandth of a pixel, and of the whole image at its far corner.
+    Either way round, to one pixel at the image's far corner.
     """
     west, south, east, north = bounds
     a, b, c, d, e, f = tuple(transform)[:6]
@@ -77,6 +77,6 @@ def _refused(what: str, item: str) -> GeolocationError:
         what,
         item=item,
         enough="no affine, or a product that was geocoded",
-        todo="remove proj:transform and correct proj:shape, or register the product's own folder; such pixels are placed "
-        "by orbit, timing and height, or by rational polynomials",
+        todo="remove proj:transform and correct proj:shape, or register the product's own folder; "
+        "such pixels are placed by orbit, timing and height, or by rational polynomials",
     )

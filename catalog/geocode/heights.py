@@ -51,8 +51,8 @@ class Dem:
 def ellipsoidal_heights(dems: Sequence[Dem], geobox: GeoBox) -> xr.DataArray:
     """Heights above the WGS 84 ellipsoid on a grid, from one DEM or several that lie side by side.
 
-    h = H + N, with N the geoid's undulation: of the raster that came with the DEM, else by PROJ, whose transformation is
-    taken only where its grid file is there (it would return H unchanged in silence).
+    h = H + N, with N the geoid's undulation: of the raster that came with the DEM, else by PROJ, whose transformation
+    is taken only where its grid file is there (it would return H unchanged in silence).
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def ellipsoidal_heights(dems: Sequence[Dem], geobox: GeoBox) -> xr.DataArray:
 
     Returns
     -------
-    DataArray (y, x), float32, metres above the ellipsoid, NaN where no DEM reaches; bilinear, and no-data weighs nothing.
+    DataArray (y, x), float32, metres above the ellipsoid, bilinear, NaN where no DEM reaches; no-data weighs nothing.
 
     Raises
     ------
@@ -179,7 +179,7 @@ def _operation(dem: Dem) -> Transformer:
         return group.transformers[0]
     grid = missing_grid(dem.reference)
     raise _refused(
-        f"its heights count from the geoid {dem.reference}, and PROJ has no grid of it (it would leave them as they are)",
+        f"they count from the geoid {dem.reference}, and PROJ has no grid of it (it would leave them as they are)",
         dem.name,
         f"the grid {grid} in PROJ's data folder, or a raster of the undulation",
         f"run `{FETCH} {grid}` or put the file into a folder named by PROJ_DATA; "

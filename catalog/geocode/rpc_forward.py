@@ -71,7 +71,7 @@ def image_of(
 
 
 def moved_by_height_m(rpcs: RPC, higher_m: float) -> float:
-    """How far on the ground a place is displaced, at the polynomials' centre, by a height that is wrong by `higher_m`."""
+    """How far on the ground, at the polynomials' centre, a height that is wrong by `higher_m` displaces a place."""
     longitude, latitude = float(rpcs.long_off), float(rpcs.lat_off)
     step = 1e-5
     east = step * METRES_PER_DEGREE * np.cos(np.radians(latitude))

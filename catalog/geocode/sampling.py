@@ -21,8 +21,8 @@ def sample(
 ) -> np.ndarray:
     """Values at fractional rows and columns in one resampling.
 
-    Bilinear: the mean of the four neighbours, weighted by how near they are, over those that were measured; a hole where
-    they hold less than half of the weight. Nearest: the nearest pixel, hole or not.
+    Bilinear: the mean of the four neighbours, weighted by how near they are, over those that were measured; a hole
+    where they hold less than half of the weight. Nearest: the nearest pixel, hole or not.
 
     Parameters
     ----------

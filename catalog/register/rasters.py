@@ -75,9 +75,9 @@ def dem_item(path: Path, height_reference: str | None = None, geoid: Path | None
     path
         A raster of one band.
     height_reference
-        What heights count from: ellipsoid, EGM96, EGM2008, or with `geoid` the name of any other. None asks the vertical
-        CRS of the file, then whether it is a tile of the Copernicus DEM (EGM2008), and then assumes the ellipsoid; the
-        item says which of these it was.
+        What heights count from: ellipsoid, EGM96, EGM2008, or with `geoid` the name of any other. None asks the
+        vertical CRS of the file, then whether it is a tile of the Copernicus DEM (EGM2008), and then assumes the
+        ellipsoid; the item says which of these it was.
     geoid
         Raster of the geoid's undulation above the ellipsoid in metres.
 
