@@ -66,6 +66,7 @@ def assemble(
     data: xr.DataArray,
     quality: xr.DataArray,
     geolocation: Mapping[str, xr.DataArray] | None = None,
+    layers: Mapping[str, xr.DataArray] | None = None,
 ) -> xr.Dataset:
     """One Dataset in the cube's schema.
 
@@ -77,6 +78,8 @@ def assemble(
         Dims (time, y, x), uint8, values of `catalog.sensors.Quality`.
     geolocation
         In radar geometry: longitude, latitude (degrees) and height (m above the WGS 84 ellipsoid), dims (y, x).
+    layers
+        Further values of every scene, as incidence angles, layover and shadow; dims (time, y, x), units in attrs.
 
     Raises
     ------
@@ -106,7 +109,7 @@ def assemble(
     cube = xr.Dataset(
         {"data": data.drop_vars(list(data.coords)).assign_attrs(attrs)}
         | {"quality": quality.drop_vars(list(quality.coords)).assign_attrs(flags)}
-        | {k: v.drop_vars(list(v.coords)) for k, v in (geolocation or {}).items()},
+        | {k: v.drop_vars(list(v.coords)) for k, v in {**(geolocation or {}), **(layers or {})}.items()},
         coords=keep,
         attrs=_attributes(description),
     )
@@ -169,14 +172,16 @@ def write(uri: str | Path, cube: xr.Dataset) -> None:
     out.attrs = {k: json.dumps(v, sort_keys=True) if k in _JSON_ATTRS else v for k, v in cube.attrs.items()}
     schema = out.attrs.pop(_MARK)
     out["data"] = out["data"].chunk({"time": 1, "band": nb, "y": shard_y, "x": shard_x})
-    out["quality"] = out["quality"].chunk({"time": 1, "y": shard_y, "x": shard_x})
-    for name in ("data", "quality"):
+    layers = [str(name) for name, v in out.data_vars.items() if v.dims == ("time", "y", "x")]
+    for name in layers:
+        out[name] = out[name].chunk({"time": 1, "y": shard_y, "x": shard_x})
+    for name in ("data", *layers):
         out[name].encoding = {}
         if "spatial_ref" in out.coords:
             out[name].attrs["grid_mapping"] = "spatial_ref"
     encoding: dict[str, dict[str, Any]] = {
         "data": {"chunks": (1, nb, side_y, side_x), "shards": (1, nb, shard_y, shard_x)},
-        "quality": {"chunks": (1, side_y, side_x), "shards": (1, shard_y, shard_x)},
+        **{name: {"chunks": (1, side_y, side_x), "shards": (1, shard_y, shard_x)} for name in layers},
         "time": {"units": "microseconds since 1970-01-01", "dtype": "int64"},
     }
     if out["data"].dtype == np.float32:

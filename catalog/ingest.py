@@ -54,6 +54,8 @@ class Unit:
     """Heights for radar and RPC, in the order in which they decide."""
     engine: str = "odc"
     """Which library reads and warps."""
+    flattened: bool = False
+    """Whether detected radar becomes terrain-flattened gamma nought."""
 
     @property
     def tile_id(self) -> str:
@@ -71,6 +73,7 @@ class Unit:
             "reference": _identity(self.reference) if self.reference else None,
             "dem": [[d.checksum, d.height_reference, d.geoid] for d in self.dems],
             "engine": self.engine,
+            **({"flattened": True} if self.flattened else {}),
         }
         return unit_id("ingest", RESULTS_VERSION, inputs)
 
@@ -100,6 +103,7 @@ def plan(
     tile_m: float,
     dems: Sequence[Raster] = (),
     engine: str = "odc",
+    flattened: bool = False,
 ) -> tuple[Unit, ...]:
     """The cubes that scenes make over an area, one per sensor and tile.
 
@@ -130,7 +134,8 @@ def plan(
         tile = places[(sensor, name)]
         reference = _reference(groups.get((REFERENCE_SENSOR, name), []), tile) if tile else None
         heights = _dems(dems, members[0], tile) if any(s.geolocation != "affine" for s in members) else ()
-        units += [Unit(sensor, tile, batch, period, reference, heights, engine) for batch in _alike(members)]
+        flat = flattened and members[0].geolocation == "radar-grid" and tile is not None
+        units += [Unit(sensor, tile, batch, period, reference, heights, engine, flat) for batch in _alike(members)]
     return tuple(units)
 
 
@@ -180,7 +185,9 @@ def build(unit: Unit) -> xr.Dataset:
         shift = _shift(unit, scene)
         accepted = shift is not None and shift["verdict"] == "accepted"
         move = (float(shift["dx_m"]), float(shift["dy_m"])) if accepted and shift else (0.0, 0.0)
-        looks.append(quantify.look(scene, unit.tile, shift_m=move, engine=unit.engine, dems=unit.dems))
+        looks.append(
+            quantify.look(scene, unit.tile, shift_m=move, engine=unit.engine, dems=unit.dems, flattened=unit.flattened)
+        )
         shifts.append(shift or {"scene": scene.id, "verdict": "not attempted", "reason": _why_not(unit, scene)})
     dataset = _stack(unit, looks, shifts)
     if not bool(dataset["data"].notnull().any()):
@@ -222,7 +229,7 @@ def _stack(unit: Unit, looks: Sequence[Look], shifts: Sequence[dict[str, Any]]) 
         coregistration=tuple(shifts),
         notes=tuple(dict.fromkeys(n for look in looks for n in look.notes)),
     )
-    dataset = cube.assemble(description, data, quality, looks[0].geolocation)
+    dataset = cube.assemble(description, data, quality, looks[0].geolocation, quantify.layers_of(looks))
     dataset.attrs["platform"] = first.platform
     dataset.attrs["valid_share"] = cube.valid_share(dataset)
     return dataset

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,22 @@ from rasterio.rpc import RPC
 from catalog import laws, read
 from catalog.calibrate import quality
 from catalog.calibrate.constants import calibrate, provenance
+from catalog.errors import GeolocationError
 from catalog.formats import geometry_of
-from catalog.geocode import Dem, ellipsoidal_heights, geocode, geocode_by_rpc, place_by_rpc, refuse_affine, resample_map
+from catalog.geocode import (
+    Dem,
+    RadarGrid,
+    ellipsoidal_heights,
+    flatten,
+    geocode,
+    geocode_by_rpc,
+    place_by_rpc,
+    refuse_affine,
+    resample_map,
+    terrain_on,
+)
 from catalog.geocode.rpc_forward import moved_by_height_m
+from catalog.geocode.terrain import LAYERS
 from catalog.grid import Tile
 from catalog.qualify import quality_of
 from catalog.scene import Scene
@@ -45,6 +58,21 @@ class Look:
     """What a user should know."""
     geolocation: Mapping[str, xr.DataArray] | None = None
     """Longitude, latitude and height of every pixel, in radar geometry only."""
+    layers: Mapping[str, xr.DataArray] = field(default_factory=dict)
+    """(y, x) how the radar saw the terrain, where a DEM is known: incidence_angle, local_incidence_angle (degrees),
+    layover, shadow (0 or 1)."""
+
+
+@dataclass(frozen=True)
+class _Heights:
+    """What is known of the terrain, and what is wanted of it."""
+
+    dems: tuple[Raster, ...]
+    """In the order in which they decide."""
+    flattened: bool = False
+    """Whether detected radar is flattened to gamma nought."""
+    layers: bool = True
+    """Whether angles, layover and shadow are wanted."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +92,7 @@ def look(
     shift_m: tuple[float, float] = (0.0, 0.0),
     engine: str = "odc",
     dems: Sequence[Raster] = (),
+    flattened: bool = False,
 ) -> Look:
     """Calibrate a scene and bring it onto a tile in one resampling; without a tile it stays in radar geometry.
 
@@ -74,6 +103,8 @@ def look(
     dems
         Heights, for radar and RPC, the first that knows a place deciding it; none places on the ellipsoid (by RPC at
         its height offset) and says so, with the displacement to expect.
+    flattened
+        Detected radar becomes terrain-flattened gamma nought.
 
     Raises
     ------
@@ -85,14 +116,21 @@ def look(
         return _in_radar_geometry(scene, dems)
     if scene.encoding in ("complex", "db"):
         return _as_stored(scene, tile.geobox)
-    return _on_grid(scene, tile.geobox, shift_m, engine, dems)
+    return _on_grid(scene, tile.geobox, shift_m, engine, _Heights(tuple(dems), flattened))
+
+
+def layers_of(looks: Sequence[Look]) -> dict[str, xr.DataArray]:
+    """The layers that every scene has, (time, y, x)."""
+    names = [n for n in looks[0].layers if all(n in look.layers for look in looks)]
+    stacked = {n: np.stack([look.layers[n].values for look in looks]) for n in names}
+    return {n: xr.DataArray(v, dims=("time", "y", "x"), attrs=looks[0].layers[n].attrs) for n, v in stacked.items()}
 
 
 def match_image(scene: Scene, grid: GeoBox, *, engine: str, dems: Sequence[Raster] = ()) -> MatchImage:
     """The band of a scene that shows edges best (red, or the first polarisation), on a grid, unshifted."""
     names = {b.common_name: b.name for b in SENSORS[scene.sensor].bands}
     band = names.get("red") or next(iter(scene.bands))
-    found = _on_grid(scene, grid, (0.0, 0.0), engine, dems, [band])
+    found = _on_grid(scene, grid, (0.0, 0.0), engine, _Heights(tuple(dems), layers=False), [band])
     values = found.data.values[0]
     if SENSORS[scene.sensor].law == "backscatter":
         values = 10 * np.log10(np.maximum(values, 1e-5))
@@ -105,13 +143,15 @@ def _on_grid(
     grid: GeoBox,
     shift_m: tuple[float, float],
     engine: str,
-    dems: Sequence[Raster],
+    heights: _Heights,
     bands: list[str] | None = None,
 ) -> Look:
     """Real numbers onto a map grid, by what places the scene's pixels."""
     names = bands or list(scene.bands)
-    if scene.geolocation != "affine":
-        return _geocoded(scene, grid, shift_m, dems, names)
+    if scene.geolocation == "radar-grid":
+        return _geocoded(scene, grid, shift_m, heights, names)
+    if scene.geolocation == "rpc":
+        return _by_rpc(scene, grid, shift_m, heights, names)
     if SENSORS[scene.sensor].law == "backscatter":
         return _power_on_map(scene, grid, shift_m, names)
     return _warped(scene, grid, shift_m, engine, names)
@@ -140,23 +180,53 @@ def _power_on_map(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], name
     return Look(placed, seen, scene.quantity, _gsd(grid, scene), provenance(constants), notes)
 
 
-def _geocoded(
-    scene: Scene, grid: GeoBox, shift_m: tuple[float, float], dems: Sequence[Raster], names: list[str]
-) -> Look:
-    """A product in its sensor's geometry: calibrated there, then placed by orbit or polynomials, and by height."""
+def _geocoded(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], heights: _Heights, names: list[str]) -> Look:
+    """A detected product in ground range: calibrated in its own geometry, then placed by orbit and height."""
+    constants = laws.constants_of(scene, names)
+    power = calibrate(read.read_native(scene, names, chunks=CHUNKS), constants, scene.quantity)
+    model: RadarGrid = geometry_of(scene)
+    record = provenance(constants) | {"geolocation": "range-Doppler from orbit"}
+    if not heights.dems or grid.crs is None or not grid.crs.projected or not (heights.layers or heights.flattened):
+        _refuse_flattening(scene, heights)
+        height = ellipsoidal_heights(_dems(heights.dems), grid) if heights.dems else None
+        terrain = xr.Dataset()
+    else:
+        terrain = terrain_on(model, grid, _dems(heights.dems), area=heights.flattened)
+        height = terrain["height"]
+    placed = geocode(power, model, grid, height, shift_m=shift_m)
+    quantity = scene.quantity
+    if heights.flattened:
+        placed, quantity = flatten(placed, terrain["area"], terrain["incidence_angle"]), "gamma_nought"
+        record["terrain_flattened"] = "sigma nought over the area lit (Small 2011), masked below 5 % of level ground"
+    layers = {name: terrain[name] for name in LAYERS if name in terrain}
+    for name in ("layover", "shadow"):
+        if name in layers:
+            record[f"{name}_share"] = round(float(layers[name].mean()), 6)
+    record |= _heights_record(heights.dems, height, placed)
+    seen = quality.from_valid(_measured(placed))
+    notes = _height_notes(height, placed)
+    return Look(placed, seen, quantity, _gsd(grid, scene), record, notes, layers=layers)
+
+
+def _refuse_flattening(scene: Scene, heights: _Heights) -> None:
+    if heights.flattened:
+        raise GeolocationError(
+            "power cannot be flattened without terrain",
+            item=scene.id,
+            enough="a DEM over the tile, and a tile in metres",
+            todo="register a DEM (--dem), or ask for sigma nought",
+        )
+
+
+def _by_rpc(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], heights: _Heights, names: list[str]) -> Look:
+    """An optical product in image geometry: calibrated there, then placed by rational polynomials and height."""
     constants = laws.constants_of(scene, names)
     values = calibrate(read.read_native(scene, names, chunks=CHUNKS), constants, scene.quantity)
-    height = ellipsoidal_heights(_dems(dems), grid) if dems else None
-    model = geometry_of(scene)
-    if isinstance(model, RPC):
-        placed, by = geocode_by_rpc(values, model, grid, height, shift_m=shift_m), "RPC"
-    else:
-        placed, by = geocode(values, model, grid, height, shift_m=shift_m), "range-Doppler from orbit"
-    record = provenance(constants) | {"geolocation": by, **_heights_record(dems, height, placed)}
-    notes = _height_notes(height, placed)
-    if SENSORS[scene.sensor].law != "backscatter":
-        ships = f"quality layers in image geometry are not read ({', '.join(scene.quality)})" if scene.quality else ""
-        notes += (f"{scene.id} {ships or 'ships no quality layer'}: clouds count as clear",)
+    height = ellipsoidal_heights(_dems(heights.dems), grid) if heights.dems else None
+    placed = geocode_by_rpc(values, geometry_of(scene), grid, height, shift_m=shift_m)
+    record = provenance(constants) | {"geolocation": "RPC", **_heights_record(heights.dems, height, placed)}
+    ships = f"quality layers in image geometry are not read ({', '.join(scene.quality)})" if scene.quality else ""
+    notes = (*_height_notes(height, placed), f"{scene.id} {ships or 'ships no quality layer'}: clouds count as clear")
     seen = quality.from_valid(_measured(placed))
     return Look(placed, seen, scene.quantity, _gsd(grid, scene), record, notes)
 

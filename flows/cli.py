@@ -165,6 +165,7 @@ def ingest(
     sensor: Sensors = None,
     tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
     engine: Annotated[str, typer.Option(help="odc or stackstac reads and warps.")] = "odc",
+    flatten: Annotated[bool, typer.Option("--flatten", help="Radar to terrain-flattened gamma nought.")] = False,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
@@ -173,7 +174,9 @@ def ingest(
     from flows import asking
     from flows.ingest import ingest as flow
 
-    request = asking.ingest_request(settings, bbox, area, start, end, sensor, tile_m=tile, engine=engine)
+    request = asking.ingest_request(
+        settings, bbox, area, start, end, sensor, tile_m=tile, engine=engine, flattened=flatten
+    )
     with working(settings):
         cubes = flow(request, asking.where(settings)).cubes
     _report_items("Cubes", cubes, json)

@@ -45,7 +45,15 @@ def plan(request: IngestRequest, scenes: tuple[Scene, ...], url: str) -> tuple[u
     """The cubes to make, done or not."""
     heights = dems(url, geometry=request.area.geometry)
     area = Geometry(request.area.geometry, "EPSG:4326")
-    return units.plan(scenes, area, str(request.period), tile_m=request.tile_m, dems=heights, engine=request.engine)
+    return units.plan(
+        scenes,
+        area,
+        str(request.period),
+        tile_m=request.tile_m,
+        dems=heights,
+        engine=request.engine,
+        flattened=request.flattened,
+    )
 
 
 def reference_of(item: dict[str, Any], path: Path, *, fresh: bool) -> ItemRef:

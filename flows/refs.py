@@ -114,6 +114,8 @@ class IngestRequest(BaseModel):
     """Side of a tile."""
     engine: Literal["odc", "stackstac"] = "odc"
     """Which library reads and warps."""
+    flattened: bool = False
+    """Whether detected radar becomes terrain-flattened gamma nought; needs a DEM."""
 
 
 class PretrainRequest(BaseModel):
