@@ -16,7 +16,6 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer, datadir
 from pyproj.transformer import TransformerGroup
-from rasterio.enums import Resampling
 
 from catalog.errors import CatalogError, GeolocationError, MetadataError
 from catalog.geocode import (
@@ -30,13 +29,11 @@ from catalog.geocode import (
     incidence_angle,
     look_on_terrain,
     refuse_affine,
-    resample_map,
     sight,
     surroundings,
     terrain_on,
     vertical_reference,
 )
-from catalog.geocode.sampling import sample
 from catalog.geocode.terrain import radar_axes
 from catalog.register import register_dem
 from catalog.search import DEMS, dems
@@ -48,7 +45,7 @@ EAST, NORTH = 652_000.0, 142_000.0
 
 
 def circular(**changes: Any) -> RadarGrid:
-    """A satellite on a circle in the plane of y = 0, northbound over longitude 0, looking right; 10 m of slant range."""
+    """A satellite on a circle in the plane of y = 0, northbound over longitude 0, looking right, 10 m in slant."""
     time_s = np.arange(0.0, 61.0, 10.0)
     angle, zero = RATE * time_s, np.zeros(time_s.size)
     position = ORBIT_M * np.stack([np.cos(angle), zero, np.sin(angle)], axis=1)
@@ -185,9 +182,8 @@ def test_dems_side_by_side_become_one_surface(tmp_path: Path) -> None:
 
 def test_unusable_heights_are_refused_in_four_parts(tmp_path: Path) -> None:
     """No CRS, all NaN, elsewhere, an unknown datum, a missing or truncated file."""
-    empty = write(
-        tmp_path / "nan.tif", np.full((400, 400), np.nan, "float32"), Affine(10, 0, EAST, 0, -10, NORTH), "EPSG:32631"
-    )
+    here, far = (Affine(10, 0, EAST, 0, -10, NORTH), "EPSG:32631"), (Affine(10, 0, 0, 0, -10, 0), "EPSG:32631")
+    empty = write(tmp_path / "nan.tif", np.full((400, 400), np.nan, "float32"), *here)
     whole = Path(level(tmp_path / "whole.tif", 5.0)).read_bytes()
     (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 3])
     bad = (
@@ -266,7 +262,7 @@ def away_m(grid: RadarGrid, box: GeoBox) -> np.ndarray:
 
 @pytest.mark.parametrize("slope_deg", [-15.0, 12.0, 20.0])
 def test_a_tilted_plane_has_a_closed_form(slope_deg: float) -> None:
-    """Tilted by a towards the radar: local angle = theta - a, gamma nought = beta nought tan(theta - a) (Small 2011)."""
+    """Tilted by a towards the radar: local angle = theta - a, gamma nought = beta nought tan(theta - a) (Small)."""
     grid, box = circular(), tile(300)
     rise_m = away_m(grid, box) * np.tan(np.radians(slope_deg))
     height = xr.DataArray((1500 + rise_m).astype("float32"), dims=("y", "x"))
@@ -336,85 +332,6 @@ def test_an_invented_affine_is_explained() -> None:
     with pytest.raises(GeolocationError, match="exchanged"):
         refuse_affine("S1A", "radar-grid", None, shape=shape[::-1], file_shape=shape)
     refuse_affine("S1A", "radar-grid", (1.0, 0.0, 0.0, 0.0, 1.0, 0.0), shape=shape, bounds=bounds, file_shape=shape)
-
-
-def random_case(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A raster within 0.1 to 0.9 with holes, and a mask of them."""
-    shape = tuple(rng.integers(4, 14, 2))
-    values = rng.uniform(0.1, 0.9, shape).astype("float32")
-    hole = rng.random(shape) < rng.uniform(0, 0.8)
-    return values, hole
-
-
-@pytest.mark.parametrize("resampling", ["nearest", "bilinear"])
-def test_no_data_never_enters_a_sampled_value(resampling: Any) -> None:
-    """1,000 random rasters: every value lies within those measured, and a hole says nothing."""
-    rng = np.random.default_rng(7)
-    for _ in range(1000):
-        values, hole = random_case(rng)
-        row, column = (rng.uniform(-1.5, n + 0.5, 60) for n in values.shape)
-        found = sample(
-            xr.DataArray(np.where(hole, np.nan, values)[None], dims=("band", "y", "x")), row, column, resampling
-        )
-        seen = found[np.isfinite(found)]
-        known = values[~hole]
-        assert seen.size == 0 or (known.min() - 1e-6 <= seen.min() and seen.max() <= known.max() + 1e-6)
-
-
-@pytest.mark.parametrize("resampling", ["nearest", "bilinear", "cubic", "average", "mode"])
-def test_no_data_never_enters_a_warped_value(tmp_path: Path, resampling: str) -> None:
-    """1,000 random rasters through the warp of the read engines: a no-data number of 30,000 or of 0 shows nowhere.
-
-    The same raster with another number in its holes gives the same result, whatever the kernel's weights are. Cubic
-    may overshoot what was measured, the others not.
-    """
-    rng = np.random.default_rng(11)
-    for _ in range(1000):
-        values, hole = random_case(rng)
-        if resampling == "mode":
-            values = np.ceil(values * 5).astype("float32")
-        results = []
-        for number in (30_000.0, -7.0):
-            out = np.full((12, 12), np.nan, "float32")
-            angle = Affine.translation(500_000 + 3, 4_000_000 + 2) @ Affine.scale(0.83, -0.83)
-            rasterio.warp.reproject(
-                np.where(hole, np.float32(number), values),
-                out,
-                src_transform=Affine(1, 0, 500_000, 0, -1, 4_000_006),
-                src_crs="EPSG:32631",
-                src_nodata=number,
-                dst_transform=angle,
-                dst_crs="EPSG:32631",
-                dst_nodata=np.nan,
-                resampling=Resampling[resampling],
-            )
-            results.append(out)
-        np.testing.assert_array_equal(*results)
-        seen, known = results[0][np.isfinite(results[0])], values[~hole]
-        if resampling == "mode" or resampling == "nearest":
-            assert np.isin(seen, known).all()
-        elif resampling != "cubic" and seen.size:
-            assert known.min() - 1e-5 <= seen.min()
-            assert seen.max() <= known.max() + 1e-5
-
-
-def test_geocoded_power_is_resampled_as_power() -> None:
-    """On its own grid unchanged; half a pixel aside the mean of powers, rotated or not; a shift is folded in."""
-    rng = np.random.default_rng(3)
-    power = xr.DataArray(
-        rng.exponential(0.1, (2, 40, 50)).astype("float32"), dims=("band", "y", "x"), coords={"band": ["HH", "HV"]},
-        attrs={"transform": (10.0, 0, EAST, 0, -10.0, NORTH), "crs": "EPSG:32631", "units": "1"},
-    )  # fmt: skip
-    power[0, 5, 6] = np.nan
-    own = GeoBox((40, 50), Affine(10, 0, EAST, 0, -10, NORTH), "EPSG:32631")
-    np.testing.assert_array_equal(resample_map(power, own), power)
-    half = resample_map(power, GeoBox((40, 49), Affine(10, 0, EAST + 5, 0, -10, NORTH), "EPSG:32631")).values
-    expected = (power.values[1, :, :-1] + power.values[1, :, 1:]) / 2
-    np.testing.assert_allclose(half[1], expected, rtol=1e-5)
-    moved = resample_map(power, own, shift_m=(20.0, -10.0)).values
-    np.testing.assert_array_equal(moved[1, 1:, 2:], power.values[1, :-1, :-2])
-    with pytest.raises(GeolocationError, match="no affine"):
-        resample_map(power.assign_attrs(transform=None), own)
 
 
 def test_without_a_dem_the_displacement_is_told_per_hundred_metres() -> None:
