@@ -24,7 +24,6 @@ from catalog.geocode import (
     geocode,
     geocode_by_rpc,
     place_by_rpc,
-    refuse_affine,
     resample_map,
     terrain_on,
 )
@@ -111,7 +110,6 @@ def look(
     CatalogError
         Naming the scene and the file or field at fault.
     """
-    _no_invented_affine(scene)
     if tile is None:
         return _in_radar_geometry(scene, dems)
     if scene.encoding in ("complex", "db"):
@@ -257,13 +255,6 @@ def _in_radar_geometry(scene: Scene, dems: Sequence[Raster]) -> Look:
     record["heights"] = notes[0] if notes else "metres above the ellipsoid, of the DEM"
     gsd = float(scene.properties.get("gsd") or SENSORS[scene.sensor].bands[0].gsd_m)
     return Look(data, quality.from_valid(valid), scene.quantity, gsd, record, notes, places)
-
-
-def _no_invented_affine(scene: Scene) -> None:
-    """Refuse a scene in radar or image geometry whose item gives it an affine."""
-    for source in scene.bands.values():
-        bounds = scene.properties.get("proj:bbox") or scene.bbox
-        refuse_affine(scene.id, scene.geolocation, source.transform, shape=source.shape, bounds=bounds)
 
 
 def _dems(dems: Sequence[Raster]) -> list[Dem]:

@@ -15,6 +15,7 @@ from pystac_client.stac_api_io import StacApiIO
 from urllib3 import Retry
 
 from catalog.errors import MetadataError, NothingFound, ServiceError
+from catalog.geocode.affine import refuse_item
 from catalog.scene import Scene, end_of, href_of
 from catalog.sensors import SENSORS, Sensor
 
@@ -116,13 +117,12 @@ def search(
             enough=f"one of the collections {', '.join(wanted) or 'that such a sensor would have'}",
             todo=f"register such products, or ask for what there is: {', '.join(sorted(held)) or 'nothing yet'}",
         )
-    names = {row.id for row in rows}
     first, last = instant(start), instant(end, closing=True)
     where = {"bbox": list(bbox)} if bbox is not None else {"intersects": dict(geometry or _WORLD)}
 
     def found(**more: Any) -> list[Scene]:
         answer = _asking(url, lambda: list(client.search(collections=present, limit=250, **more).items()))
-        return [s for s in map(Scene.from_item, _once(url, answer)) if s.sensor in names]
+        return [s for s in map(Scene.from_item, _once(url, answer)) if s.sensor in sensors]
 
     scenes = [s for s in found(**where, datetime=_interval(first, last)) if _within(s, first, last)]
     if not scenes:
@@ -238,9 +238,10 @@ def _row(name: str) -> Sensor:
 
 
 def _once(url: str, items: Iterable[pystac.Item]) -> list[pystac.Item]:
-    """Items without those that paging repeated; two different items of one id are refused."""
+    """Items without those that paging repeated; two of one id, and affines in radar geometry, are refused."""
     unique: dict[tuple[str | None, str], pystac.Item] = {}
     for item in items:
+        refuse_item(item)
         known = unique.setdefault((item.collection_id, item.id), item)
         if known.to_dict(transform_hrefs=False) != item.to_dict(transform_hrefs=False):
             raise ServiceError(
@@ -274,8 +275,7 @@ def _why_nothing(
 ) -> NothingFound:
     """The area is outside every scene, or the period has none: which, and what there would have been."""
     wanted, period = ", ".join(sensors), f"{_day(first)} to {_day(last)}"
-    there = found(**where)
-    if there:
+    if there := found(**where):
         begin, end = min(s.datetime for s in there), max(end_of(s) for s in there)
         return NothingFound(
             f"the area has {len(there)} scenes of {wanted}, none of them from {period}",

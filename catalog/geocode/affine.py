@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pystac
+
 from catalog.errors import GeolocationError
+from catalog.sensors import SENSORS
 
 Six = Sequence[float]
 
@@ -53,6 +56,31 @@ def refuse_affine(
     if shape and bounds and invented(transform, shape, bounds):
         how += ", which is its bounding box divided by its shape"
     raise _refused(f"the item gives an affine to a product in radar geometry: {how}", item)
+
+
+def refuse_item(item: pystac.Item) -> None:
+    """Refuse an item of a product in radar or image geometry that gives it an affine, as some providers' GRDs do.
+
+    Raises
+    ------
+    GeolocationError
+        As refuse_affine.
+    """
+    said = item.properties
+    platform = str(said.get("platform", "")).lower()
+    row = next((s for s in SENSORS.values() if platform in s.platforms), None)
+    ungeocoded = row is not None and said.get("sar:product_type") in ("GRD", "SLC")
+    geolocation = said.get("ringmoe:geolocation") or (row.geolocation if row and ungeocoded else "affine")
+    for fields in (said, *(a.extra_fields for a in item.assets.values() if "data" in (a.roles or ()))):
+        shape = fields.get("proj:shape") or said.get("proj:shape")
+        bounds = fields.get("proj:bbox") or said.get("proj:bbox") or item.bbox
+        refuse_affine(
+            f"item {item.id}",
+            str(geolocation),
+            fields.get("proj:transform"),
+            shape=(int(shape[0]), int(shape[1])) if shape else None,
+            bounds=bounds,
+        )
 
 
 def invented(transform: Six, shape: tuple[int, int], bounds: Six) -> bool:
