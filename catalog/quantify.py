@@ -23,6 +23,8 @@ from catalog.geocode import (
     flatten,
     geocode,
     geocode_by_rpc,
+    incidence_angle,
+    place_by_orbit,
     place_by_rpc,
     resample_map,
     terrain_on,
@@ -245,14 +247,21 @@ def _in_radar_geometry(scene: Scene, dems: Sequence[Raster]) -> Look:
     data = calibrate(dn, constants, scene.quantity).compute()
     valid = _measured(data)
     shape = (int(data.sizes["y"]), int(data.sizes["x"]))
-    rpcs: RPC = geometry_of(scene)
-    longitude, latitude, height = place_by_rpc(rpcs, shape, _dems(dems) if dems else float(rpcs.height_off))
-    places = {"longitude": longitude, "latitude": latitude, "height": height}
-    moved_m = moved_by_height_m(rpcs, 100.0)
-    level = f"no DEM: placed at {rpcs.height_off:.0f} m above the ellipsoid"
-    notes = () if dems else (f"{level}; ground 100 m above it lies {moved_m:.0f} m off",)
-    record = provenance(constants) | {"geolocation": "RPC", "dem": [d.id for d in dems] or None}
-    record["heights"] = notes[0] if notes else "metres above the ellipsoid, of the DEM"
+    model = geometry_of(scene)
+    if isinstance(model, RPC):
+        by, level_m, moved_m = "RPC", float(model.height_off), moved_by_height_m(model, 100.0)
+        found = place_by_rpc(model, shape, _dems(dems) or level_m)
+    else:
+        by, level_m = "range-Doppler from orbit", 0.0
+        found = place_by_orbit(model, shape, _dems(dems) or level_m)
+        longitude, latitude = (v.values[shape[0] // 2 :][:1, :1] for v in found[:2])
+        angle_deg = incidence_angle(model, longitude, latitude, level_m)[0, 0]
+        moved_m = 100 / float(np.tan(np.radians(angle_deg)))
+    places = dict(zip(("longitude", "latitude", "height"), found, strict=True))
+    told = f"no DEM: placed at {level_m:.0f} m above the ellipsoid; ground 100 m above it lies {moved_m:.0f} m off"
+    notes = () if dems else (told,)
+    record = provenance(constants) | {"geolocation": by, "dem": [d.id for d in dems] or None}
+    record["heights"] = told if not dems else "metres above the ellipsoid"
     gsd = float(scene.properties.get("gsd") or SENSORS[scene.sensor].bands[0].gsd_m)
     return Look(data, quality.from_valid(valid), scene.quantity, gsd, record, notes, places)
 

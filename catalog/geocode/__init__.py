@@ -3,6 +3,7 @@
 from catalog.geocode.affine import invented, refuse_affine
 from catalog.geocode.flattening import flatten, gamma_area, terrain_on
 from catalog.geocode.heights import Dem, ellipsoidal_heights, vertical_reference
+from catalog.geocode.orbit_place import place_by_orbit
 from catalog.geocode.range_doppler import RadarGrid, bistatic_reference_s, image_coordinates, incidence_angle, sight
 from catalog.geocode.resample import geocode, geocode_by_rpc, resample_map
 from catalog.geocode.rpc import place_by_rpc
@@ -23,6 +24,7 @@ __all__ = [
     "incidence_angle",
     "invented",
     "look_on_terrain",
+    "place_by_orbit",
     "place_by_rpc",
     "refuse_affine",
     "resample_map",

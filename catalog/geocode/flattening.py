@@ -8,11 +8,13 @@ import numpy as np
 import xarray as xr
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
+from pyproj import CRS
 from scipy.ndimage import map_coordinates
 
-from catalog.geocode.heights import Dem, ellipsoidal_heights
+from catalog.geocode.heights import Dem, ellipsoidal_heights, grid_of
 from catalog.geocode.range_doppler import RadarGrid
-from catalog.geocode.sampling import row_blocks
+from catalog.geocode.rpc_forward import METRES_PER_DEGREE
+from catalog.geocode.sampling import row_blocks, sample
 from catalog.geocode.terrain import MOST_PAD_M, look_on_terrain, radar_axes, surface, surroundings
 
 COARSE_M = 90.0
@@ -23,6 +25,8 @@ LEAST_SHARE = 0.05
 
 def terrain_on(grid: RadarGrid, geobox: GeoBox, dems: Sequence[Dem], *, area: bool) -> xr.Dataset:
     """Heights, angles, layover and shadow of a tile, and the lit area, with as much around it as bears on it.
+
+    Worked out at the tile's pixel size, or at the DEM's where that is coarser: between its heights nothing is known.
 
     Parameters
     ----------
@@ -42,17 +46,42 @@ def terrain_on(grid: RadarGrid, geobox: GeoBox, dems: Sequence[Dem], *, area: bo
     GeolocationError
         As in ellipsoidal_heights, or when the tile is not in metres.
     """
-    coarse = max(COARSE_M, abs(geobox.resolution.x))
-    pad = int(np.ceil(MOST_PAD_M / abs(geobox.resolution.x)))
-    known = ellipsoidal_heights(dems, geobox.pad(pad, pad).zoom_to(resolution=coarse))
-    wide = surroundings(grid, geobox, float(known.max() - known.min()))
+    pixel_m = abs(geobox.resolution.x)
+    frame = geobox if _spacing_m(dems) < 1.5 * pixel_m else geobox.zoom_to(resolution=_spacing_m(dems))
+    pad = int(np.ceil(MOST_PAD_M / abs(frame.resolution.x)))
+    coarse = frame.pad(pad, pad).zoom_to(resolution=max(COARSE_M, abs(frame.resolution.x)))
+    known = ellipsoidal_heights(dems, coarse)
+    wide = surroundings(grid, frame, float(known.max() - known.min()))
     height = ellipsoidal_heights(dems, wide)
-    found = look_on_terrain(grid, wide, height).assign(height=height)
+    found = look_on_terrain(grid, wide, height)
     if area:
         found["area"] = gamma_area(grid, wide, height, found["shadow"])
-    edge = (wide.shape[0] - geobox.shape[0]) // 2
-    inner = slice(edge, edge + geobox.shape[0]), slice(edge, edge + geobox.shape[1])
-    return found.isel(y=inner[0], x=inner[1]).assign_coords(xr_coords(geobox, dims=("y", "x")))
+    layers = {str(name): _onto(values, wide, geobox) for name, values in found.data_vars.items()}
+    return xr.Dataset(layers).assign(height=ellipsoidal_heights(dems, geobox))
+
+
+def _spacing_m(dems: Sequence[Dem]) -> float:
+    """Metres between the heights of the finest DEM."""
+    found = []
+    for dem in dems:
+        crs, affine = grid_of(dem)
+        found.append(abs(affine.e) * (METRES_PER_DEGREE if CRS.from_user_input(crs).is_geographic else 1.0))
+    return min(found)
+
+
+def _onto(values: xr.DataArray, wide: GeoBox, geobox: GeoBox) -> xr.DataArray:
+    """Values of a wider grid on the tile: numbers bilinear, flags nearest."""
+    row, column = np.indices(geobox.shape) + 0.5
+    to_pixel = ~wide.affine * geobox.affine
+    across, down = (
+        to_pixel.a * column + to_pixel.b * row + to_pixel.c,
+        to_pixel.d * column + to_pixel.e * row + to_pixel.f,
+    )
+    flag = values.dtype == np.uint8
+    one = values.expand_dims("band")
+    found = sample(one, np.round(down - 0.5, 6), np.round(across - 0.5, 6), "nearest" if flag else "bilinear")[0]
+    coords = xr_coords(geobox, dims=("y", "x"))
+    return xr.DataArray(np.nan_to_num(found).astype("uint8") if flag else found, coords, ("y", "x"), attrs=values.attrs)
 
 
 def gamma_area(grid: RadarGrid, geobox: GeoBox, height: xr.DataArray, shadow: xr.DataArray) -> xr.DataArray:

@@ -176,7 +176,7 @@ def image_coordinates(
     if grid.bistatic_reference_s is not None:
         bistatic_s = slant_m / SPEED_OF_LIGHT_M_S - grid.bistatic_reference_s / 2
     line = (time_s - bistatic_s - grid.first_line_s) / grid.line_interval_s
-    pixel = _ground_range_m(grid, time_s, slant_m) / grid.range_pixel_spacing_m
+    pixel = ground_range_m(grid, time_s, slant_m) / grid.range_pixel_spacing_m
     to_the_right = np.sum(np.cross(velocity, position) * look, axis=-1) > 0
     line = np.where(to_the_right == grid.looks_right, line, np.nan)
     return line, np.where(np.isfinite(line), pixel, np.nan)
@@ -227,7 +227,7 @@ def incidence_angle(
     """Angle between the look and the ellipsoid's vertical at a place, in degrees; inputs as in image_coordinates."""
     _, position, _, target = _zero_doppler(grid, longitude, latitude, height_m)
     look = position - target
-    up = _vertical(longitude, latitude)
+    up = vertical(longitude, latitude)
     return np.degrees(np.arccos(np.sum(look * up, axis=-1) / np.linalg.norm(look, axis=-1)))
 
 
@@ -235,15 +235,15 @@ def _refused(what: str, item: str, enough: str, todo: str = "look at the product
     return GeolocationError(what, item=item, enough=enough, todo=todo)
 
 
-def _vertical(longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
+def vertical(longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
     """Unit normals of the ellipsoid, (..., 3), Earth-fixed."""
     lon, lat = np.radians(longitude), np.radians(latitude)
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
 
-def _earth_fixed(longitude: np.ndarray, latitude: np.ndarray, height_m: np.ndarray | float) -> np.ndarray:
+def earth_fixed(longitude: np.ndarray, latitude: np.ndarray, height_m: np.ndarray | float) -> np.ndarray:
     """Earth-fixed x, y, z in metres, (..., 3), of geodetic coordinates on WGS 84."""
-    up = _vertical(longitude, latitude)
+    up = vertical(longitude, latitude)
     prime_vertical_m = SEMI_MAJOR_M / np.sqrt(1 - ECCENTRICITY_SQUARED * up[..., 2] ** 2)
     scale = np.stack([prime_vertical_m, prime_vertical_m, prime_vertical_m * (1 - ECCENTRICITY_SQUARED)], axis=-1)
     return (scale + np.asarray(height_m, dtype=float)[..., None]) * up
@@ -253,7 +253,7 @@ def _zero_doppler(
     grid: RadarGrid, longitude: np.ndarray, latitude: np.ndarray, height_m: np.ndarray | float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Zero-Doppler time, the satellite's position and velocity then, and the target; NaN time outside the orbit."""
-    target = _earth_fixed(np.asarray(longitude, float), np.asarray(latitude, float), height_m)
+    target = earth_fixed(np.asarray(longitude, float), np.asarray(latitude, float), height_m)
     origin_s = float(grid.orbit_time_s[0])
     orbit = CubicHermiteSpline(grid.orbit_time_s - origin_s, grid.orbit_position_m, grid.orbit_velocity_m_s)
     speed, acceleration = orbit.derivative(), orbit.derivative(2)
@@ -272,7 +272,7 @@ def _zero_doppler(
     return np.where(inside, time_s + origin_s, np.nan), position, velocity, target
 
 
-def _ground_range_m(grid: RadarGrid, time_s: np.ndarray, slant_m: np.ndarray) -> np.ndarray:
+def ground_range_m(grid: RadarGrid, time_s: np.ndarray, slant_m: np.ndarray) -> np.ndarray:
     """Ground range by the polynomials before and after in time, weighted linearly; held past the first and last."""
     times = np.asarray(grid.conversion_time_s, dtype=float)
     at = np.clip(np.nan_to_num(time_s, nan=times[0]), times[0], times[-1])

@@ -12,7 +12,7 @@ from pyproj import Transformer
 from scipy.ndimage import map_coordinates
 
 from catalog.errors import GeolocationError
-from catalog.geocode.range_doppler import RadarGrid, Sight, incidence_angle, sight
+from catalog.geocode.range_doppler import RadarGrid, Sight, incidence_angle, sight, vertical
 from catalog.geocode.sampling import places, row_blocks
 
 MOST_PAD_M = 10_000.0
@@ -92,8 +92,7 @@ def surface(
     seen = sight(grid, longitude, latitude, heights_m[wide])
     across, down = np.gradient(seen.place_m, axis=1), np.gradient(seen.place_m, axis=0)
     area = np.cross(down, across)
-    lon, lat = np.radians(longitude), np.radians(latitude)
-    up = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
+    up = vertical(longitude, latitude)
     area *= np.sign(np.sum(area * up, axis=-1))[..., None]
     inner = slice(rows.start - wide.start, rows.stop - wide.start)
     cut = Sight(*(getattr(seen, f)[inner] for f in ("time_s", "slant_m", "towards", "place_m", "satellite_m")))
