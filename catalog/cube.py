@@ -67,6 +67,7 @@ def assemble(
     data: xr.DataArray,
     quality: xr.DataArray,
     geolocation: Mapping[str, xr.DataArray] | None = None,
+    layers: Mapping[str, xr.DataArray] | None = None,
 ) -> xr.Dataset:
     """One Dataset in the cube's schema.
 
@@ -78,6 +79,8 @@ def assemble(
         Dims (time, y, x), uint8, values of `catalog.sensors.Quality`.
     geolocation
         In radar geometry: longitude, latitude (degrees) and height (m above the WGS 84 ellipsoid), dims (y, x).
+    layers
+        Further values of every scene, as incidence angles, layover and shadow; dims (time, y, x), units in attrs.
 
     Raises
     ------
@@ -107,7 +110,7 @@ def assemble(
     cube = xr.Dataset(
         {"data": data.drop_vars(list(data.coords)).assign_attrs(attrs)}
         | {"quality": quality.drop_vars(list(quality.coords)).assign_attrs(flags)}
-        | {k: v.drop_vars(list(v.coords)) for k, v in (geolocation or {}).items()},
+        | {k: v.drop_vars(list(v.coords)) for k, v in {**(geolocation or {}), **(layers or {})}.items()},
         coords=keep,
         attrs=attributes(description),
     )
@@ -158,7 +161,8 @@ def write(uri: str | Path, cube: xr.Dataset) -> None:
     """Write a whole cube, as `assemble` makes it, as one Zarr 3 store; whatever lay there is replaced."""
     create(uri, cube)
     for index in range(cube.sizes["time"]):
-        write_look(uri, index, cube["data"][index], cube["quality"][index])
+        layers = {str(k): v[index] for k, v in cube.data_vars.items() if v.dims == ("time", "y", "x")}
+        write_look(uri, index, cube["data"][index], layers.pop("quality"), layers)
     finish(uri, cube.attrs)
 
 
@@ -182,7 +186,8 @@ def create(uri: str | Path, like: xr.Dataset) -> None:
     shard_x = side_x * min(SHARD // side_x or 1, math.ceil(nx / side_x))
     out = like.drop_vars("band").assign_attrs({})
     out.attrs = {}
-    for name, extra in (("data", {"band": nb}), ("quality", {})):
+    layers = [str(name) for name, v in out.data_vars.items() if v.dims == ("time", "y", "x")]
+    for name, extra in (("data", {"band": nb}), *((layer, {}) for layer in layers)):
         blank = da.empty(like[name].shape, dtype=like[name].dtype)
         out[name] = (like[name].dims, blank, dict(like[name].attrs))
         out[name] = out[name].chunk({"time": 1, **extra, "y": shard_y, "x": shard_x})
@@ -190,7 +195,7 @@ def create(uri: str | Path, like: xr.Dataset) -> None:
             out[name].attrs["grid_mapping"] = "spatial_ref"
     encoding: dict[str, dict[str, Any]] = {
         "data": {"chunks": (1, nb, side_y, side_x), "shards": (1, nb, shard_y, shard_x)},
-        "quality": {"chunks": (1, side_y, side_x), "shards": (1, shard_y, shard_x)},
+        **{name: {"chunks": (1, side_y, side_x), "shards": (1, shard_y, shard_x)} for name in layers},
         "time": {"units": "microseconds since 1970-01-01", "dtype": "int64"},
     }
     if out["data"].dtype == np.float32:
@@ -198,7 +203,13 @@ def create(uri: str | Path, like: xr.Dataset) -> None:
     out.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding, compute=False)
 
 
-def write_look(uri: str | Path, index: int, data: xr.DataArray, quality: xr.DataArray) -> None:
+def write_look(
+    uri: str | Path,
+    index: int,
+    data: xr.DataArray,
+    quality: xr.DataArray,
+    layers: Mapping[str, xr.DataArray] | None = None,
+) -> None:
     """Write one date into the store of a cube: whole shards that no other date shares.
 
     Parameters
@@ -209,16 +220,23 @@ def write_look(uri: str | Path, index: int, data: xr.DataArray, quality: xr.Data
         (band, y, x), of the dtype that the store was laid out for.
     quality
         (y, x), uint8.
+    layers
+        Further (y, x) values, all that the store was laid out for.
 
     Raises
     ------
     CubeError
-        When the shape is not that of the store.
+        When a layer is missing, or of another shape or dtype than the store's.
     """
     store = zarr.open_group(Path(uri), mode="r+")
-    for name, values in (("data", data.values), ("quality", quality.values)):
-        target = store[name]
-        assert isinstance(target, zarr.Array)
+    known = {name: v for name, v in store.arrays() if v.ndim >= 3}
+    given = {"data": data.values, "quality": quality.values} | {k: v.values for k, v in (layers or {}).items()}
+    if set(known) - set(given):
+        raise CubeError(
+            f"a date lacks {', '.join(sorted(set(known) - set(given)))}", item=str(uri), enough="all layers"
+        )
+    for name, target in known.items():
+        values = given[name]
         if values.shape != target.shape[1:] or values.dtype != target.dtype:
             raise CubeError(
                 f"{name} of a date is {values.dtype} {values.shape}",

@@ -17,11 +17,10 @@ import xarray as xr
 from odc.geo.geom import Geometry
 
 from catalog import coregister, cube, publish, quantify
-from catalog.calibrate.offset import Policy
-from catalog.errors import CatalogError, CubeError, GeolocationError, NothingFound
+from catalog.errors import CatalogError, CubeError, NothingFound
 from catalog.grid import Tile, native, tiles, utm_crs
 from catalog.ledger import Ledger, no_space_left, unit_id
-from catalog.quantify import Look
+from catalog.quantify import AS_USUAL, Look, Reading
 from catalog.scene import Scene
 from catalog.search import Raster
 from catalog.sensors import SENSORS, Sensor
@@ -53,12 +52,8 @@ class Unit:
     """Interval asked for."""
     reference: Scene | None
     """The scene whose geometry is taken as right; None where no sensor of the tile can serve."""
-    dem: Raster | None
-    """Ellipsoidal heights for radar and RPC."""
-    engine: str = "odc"
-    """Which library reads and warps."""
-    offset_policy: Policy = "error"
-    """What to do where a scene's metadata and pixels contradict each other on its radiometric offset."""
+    how: Reading = AS_USUAL
+    """How its scenes are read, with the heights that reach it."""
 
     @property
     def tile_id(self) -> str:
@@ -74,9 +69,7 @@ class Unit:
             "grid": [str(box.crs), list(box.affine)[:6], list(box.shape)] if box else self.tile_id,
             "scenes": [_identity(s) for s in self.scenes],
             "reference": _identity(self.reference) if self.reference else None,
-            "dem": self.dem.checksum if self.dem else None,
-            "engine": self.engine,
-            "offset_policy": self.offset_policy if SENSORS[self.sensor].law == "reflectance" else None,
+            "reading": _choices(self.how, SENSORS[self.sensor]),
         }
         return unit_id("ingest", RESULTS_VERSION, inputs)
 
@@ -99,14 +92,7 @@ def _identity(scene: Scene) -> list[Any]:
 
 
 def plan(
-    scenes: Sequence[Scene],
-    area: Geometry,
-    period: str,
-    *,
-    tile_m: float,
-    dems: Sequence[Raster] = (),
-    engine: str = "odc",
-    offset_policy: Policy = "error",
+    scenes: Sequence[Scene], area: Geometry, period: str, *, tile_m: float, how: Reading = AS_USUAL
 ) -> tuple[Unit, ...]:
     """The cubes that scenes make over an area, one per sensor and tile.
 
@@ -136,8 +122,8 @@ def plan(
         members.sort(key=lambda s: (s.datetime, s.id))
         tile = places[(sensor, name)]
         reference = _reference(groups.get((REFERENCE_SENSOR, name), []), tile) if tile else None
-        dem = _dem(dems, members[0], tile) if members[0].geolocation != "affine" else None
-        units += [Unit(sensor, tile, batch, period, reference, dem, engine, offset_policy) for batch in _alike(members)]
+        for batch in _alike(members):
+            units.append(Unit(sensor, tile, batch, period, reference, _reading(how, batch[0], tile)))
     return tuple(units)
 
 
@@ -202,14 +188,16 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
         shift = matched.shift(scene)
         accepted = shift is not None and shift["verdict"] == "accepted"
         move = (float(shift["dx_m"]), float(shift["dy_m"])) if accepted and shift else (0.0, 0.0)
-        look = quantify.look(scene, unit.tile, shift_m=move, **_reading(unit))
+        look = quantify.look(scene, unit.tile, unit.how, shift_m=move)
         if index == 0:
             cube.create(store, _blank(unit, look))
-        cube.write_look(store, index, look.data, look.quality)
+        cube.write_look(store, index, look.data, look.quality, look.layers)
         seen = seen or bool(look.data.notnull().any())
         usable.append(float(cube.usable(look.quality).mean()))
         shifts.append(shift or {"scene": scene.id, "verdict": "not attempted", "reason": _why_not(unit, scene)})
-        looks.append(replace(look, data=look.data[:, :0, :0], quality=look.quality[:0, :0], geolocation=None))
+        looks.append(
+            replace(look, data=look.data[:, :0, :0], quality=look.quality[:0, :0], geolocation=None, layers={})
+        )
     if not seen:
         raise CubeError(
             "no scene leaves a valid pixel in this tile",
@@ -237,7 +225,11 @@ def _blank(unit: Unit, first: Look) -> xr.Dataset:
     )
     quality = xr.DataArray(da.empty((times, rows, columns), dtype="uint8"), dims=("time", "y", "x"))
     description = _description(unit, [first] * times, [{}] * times)
-    return cube.assemble(description, data, quality, first.geolocation)
+    layers = {
+        name: xr.DataArray(da.empty((times, rows, columns), dtype=v.dtype), dims=("time", "y", "x"), attrs=v.attrs)
+        for name, v in first.layers.items()
+    }
+    return cube.assemble(description, data, quality, first.geolocation, layers)
 
 
 def _description(unit: Unit, looks: Sequence[Look], shifts: Sequence[dict[str, Any]]) -> cube.Description:
@@ -300,10 +292,10 @@ def _on_utm_grid(scene: Scene, crs: str, resolution_m: float) -> bool:
 
 
 def _alike(scenes: Sequence[Scene]) -> list[tuple[Scene, ...]]:
-    """Scenes that may share a cube: same quantity and same bands."""
-    kinds: dict[tuple[str, tuple[str, ...]], list[Scene]] = defaultdict(list)
+    """Scenes that may share a cube: same quantity, same bands, placed in the same way."""
+    kinds: dict[tuple[str, tuple[str, ...], str], list[Scene]] = defaultdict(list)
     for scene in scenes:
-        kinds[(scene.quantity, tuple(scene.bands))].append(scene)
+        kinds[(scene.quantity, tuple(scene.bands), scene.geolocation)].append(scene)
     return [tuple(kinds[k]) for k in sorted(kinds)]
 
 
@@ -318,30 +310,29 @@ def _reference(scenes: Sequence[Scene], tile: Tile) -> Scene | None:
     return min((s for s in scenes if s.geolocation == "affine"), key=rank, default=None)
 
 
-def _dem(dems: Sequence[Raster], scene: Scene, tile: Tile | None) -> Raster | None:
-    """The heights that cover most of a tile, or of a scene that stays in radar geometry.
+def _reading(how: Reading, scene: Scene, tile: Tile | None) -> Reading:
+    """The reading of a unit: only the heights that reach it, flattened only what can be."""
+    heights = () if scene.geolocation == "affine" else _dems(how.dems, scene, tile)
+    flattened = how.flattened and scene.geolocation == "radar-grid" and tile is not None
+    return replace(how, dems=heights, flattened=flattened)
 
-    Raises
-    ------
-    GeolocationError
-        When they count from the geoid: sensor models take heights above the ellipsoid.
-    """
+
+def _dems(dems: Sequence[Raster], scene: Scene, tile: Tile | None) -> tuple[Raster, ...]:
+    """The heights that touch a tile, or a scene that stays in radar geometry; what covers most of it comes first."""
     footprint = tile.geobox.extent.to_crs("EPSG:4326") if tile else Geometry(dict(scene.geometry), "EPSG:4326")
-    fits = [d for d in dems if not Geometry(dict(d.geometry), "EPSG:4326").intersection(footprint).is_empty]
-    best = max(fits, key=lambda d: Geometry(dict(d.geometry), "EPSG:4326").intersection(footprint).area, default=None)
-    if best is not None and best.height_reference != "ellipsoid":
-        raise GeolocationError(
-            f"heights count from the {best.height_reference or 'unknown'}, not from the ellipsoid",
-            item=f"DEM {best.id}",
-            enough="a DEM of heights above the WGS 84 ellipsoid",
-            todo="add the geoid's undulation to the heights and register the result",
-        )
-    return best
+    covered = {d.id: Geometry(dict(d.geometry), "EPSG:4326").intersection(footprint).area for d in dems}
+    return tuple(sorted((d for d in dems if covered[d.id] > 0), key=lambda d: (-covered[d.id], d.id)))
 
 
-def _reading(unit: Unit) -> dict[str, Any]:
-    """How every scene of a unit is read and calibrated."""
-    return {"engine": unit.engine, "dem": unit.dem, "offset_policy": unit.offset_policy}
+def _choices(how: Reading, sensor: Sensor) -> dict[str, Any]:
+    """What of a reading can change the pixels of a sensor, JSON-able."""
+    return {
+        "engine": how.engine,
+        "dems": [[d.checksum, d.height_reference, d.geoid] for d in how.dems],
+        "flattened": how.flattened,
+        "offset_policy": how.offset_policy if sensor.law == "reflectance" else None,
+        "dilate_m": how.dilate_m if sensor.modality in ("opt", "ms") else None,
+    }
 
 
 def _why_not(unit: Unit, scene: Scene) -> str:
@@ -369,8 +360,8 @@ class _Matcher:
         grid = unit.tile.geobox
         grid = grid.zoom_to(resolution=MATCH_M) if grid.resolution.x < MATCH_M else grid
         if self._reference is None:
-            self._reference = quantify.match_image(unit.reference, grid, **_reading(unit))
-        moving = quantify.match_image(scene, grid, **_reading(unit))
+            self._reference = quantify.match_image(unit.reference, grid, unit.how)
+        moving = quantify.match_image(scene, grid, unit.how)
         shift = coregister.estimate_shift(
             self._reference.data,
             moving.data,

@@ -128,7 +128,12 @@ def sandbox(
 def register(
     products: Annotated[list[Path], typer.Argument(help="Product folders, or folders that hold them.")],
     labels: Annotated[list[Path] | None, typer.Option("--labels", help="Label raster, repeatable.")] = None,
-    dem: Annotated[list[Path] | None, typer.Option("--dem", help="Raster of ellipsoidal heights, repeatable.")] = None,
+    dem: Annotated[list[Path] | None, typer.Option("--dem", help="Raster of heights in metres, repeatable.")] = None,
+    height_reference: Annotated[
+        str | None,
+        typer.Option("--height-reference", help="ellipsoid, EGM96 or EGM2008. [default: as the file says]"),
+    ] = None,
+    geoid: Annotated[Path | None, typer.Option("--geoid", help="Raster of the geoid's undulation in metres.")] = None,
     home: Home = None,
     json: Json = None,
     debug: Debug = False,
@@ -138,7 +143,9 @@ def register(
     from flows import recipes
 
     with terminal.bars():
-        count, failed = recipes.register_once(settings, products, labels or [], dem or [])
+        count, failed = recipes.register_once(
+            settings, products, labels or [], dem or [], height_reference=height_reference, geoid=geoid
+        )
     terminal.say(f"{count} items in {settings.scenes / 'catalog.json'}")
     terminal.machine({"items": count, "failed": failed, "catalog": str(settings.scenes / "catalog.json")}, json)
     _report_failed(failed)
@@ -216,6 +223,8 @@ def ingest(
     sensor: Sensors = None,
     tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
     engine: Annotated[str, typer.Option(help="odc or stackstac reads and warps.")] = "odc",
+    flatten: Annotated[bool, typer.Option("--flatten", help="Radar to terrain-flattened gamma nought.")] = False,
+    dilate: Annotated[float, typer.Option(help="Metres by which cloud and shadow grow.")] = 0.0,
     json: Json = None,
     offset_policy: OffsetChoice = None,
     debug: Debug = False,
@@ -225,7 +234,9 @@ def ingest(
     from flows import asking
     from flows.ingest import ingest as flow
 
-    request = asking.ingest_request(settings, bbox, area, start, end, sensor, tile_m=tile, engine=engine)
+    request = asking.ingest_request(
+        settings, bbox, area, start, end, sensor, tile_m=tile, engine=engine, flattened=flatten, dilate_m=dilate
+    )
     with working(settings):
         cubes = flow(request, asking.where(settings)).cubes
     _report_items("Cubes", cubes, json)
@@ -378,7 +389,7 @@ def run(
     sandbox: Annotated[bool, typer.Option("--sandbox", help="On the procedural Earth.")] = False,
     products: Annotated[list[Path] | None, typer.Option("--products", help="Product folder, repeatable.")] = None,
     labels: Annotated[list[Path] | None, typer.Option("--labels", help="Label raster, repeatable.")] = None,
-    dem: Annotated[list[Path] | None, typer.Option("--dem", help="Raster of ellipsoidal heights.")] = None,
+    dem: Annotated[list[Path] | None, typer.Option("--dem", help="Raster of heights in metres.")] = None,
     train_bbox: Annotated[str | None, typer.Option("--train-bbox", help="Learn only within. [default: all]")] = None,
     map_bbox: Annotated[str | None, typer.Option("--map-bbox", help="Map only this. [default: all]")] = None,
     sensor: SENSOR = "sentinel-2",

@@ -21,6 +21,7 @@ from catalog import cube
 from catalog import ingest as units
 from catalog.errors import AssetError, CatalogError, ServiceError
 from catalog.ledger import Ledger
+from catalog.quantify import Reading
 from catalog.scene import Scene
 from catalog.search import dems, search
 from flows import progress
@@ -50,9 +51,13 @@ def plan(request: IngestRequest, scenes: tuple[Scene, ...], where: Where, url: s
         area,
         str(request.period),
         tile_m=request.tile_m,
-        dems=heights,
-        engine=request.engine,
-        offset_policy=where.offset_policy,
+        how=Reading(
+            engine=request.engine,
+            dems=heights,
+            flattened=request.flattened,
+            offset_policy=where.offset_policy,
+            dilate_m=request.dilate_m,
+        ),
     )
 
 

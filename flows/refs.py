@@ -117,6 +117,10 @@ class IngestRequest(BaseModel):
     """Side of a tile."""
     engine: Literal["odc", "stackstac"] = "odc"
     """Which library reads and warps."""
+    flattened: bool = False
+    """Whether detected radar becomes terrain-flattened gamma nought; needs a DEM."""
+    dilate_m: float = Field(default=0.0, ge=0)
+    """Metres by which cloud and shadow of quality layers grow."""
 
 
 class PretrainRequest(BaseModel):
