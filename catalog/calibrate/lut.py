@@ -18,7 +18,7 @@ Fill = Callable[[slice, np.ndarray], None]
 Table = Callable[[np.ndarray, np.ndarray], Fill]
 """From a block's line numbers and pixel numbers, increasing, to what fills it stripe by stripe."""
 
-STRIPE = 32
+STRIPE = 64
 """Lines that are worked on at a time: what a stripe holds of a block stays in the processor's cache."""
 
 
