@@ -69,7 +69,7 @@ def interpolate_lut(
         (line, pixel) of the first of them, for a window of an image.
     chunks
         Side of the blocks of a lazy result, or their heights and widths as an array of dask gives them; None computes
-        at once. The numbers are the same for any blocks.
+        at once.
     field
         What the table is called in errors.
     zero
@@ -155,12 +155,13 @@ def gain_table(
 
     def on(rows: np.ndarray, columns: np.ndarray) -> Fill:
         before, weight = _place(lines, rows)
+        weights = np.stack([1 - weight, weight], axis=1).astype("float32")
         spans = []
         for k in np.unique(before):
             first, last = np.searchsorted(before, [k, k + 1])
-            start, end = (_along(per_vector[j], vectors[j], columns) for j in (k, k + 1))
-            spans.append((slice(int(first), int(last)), start.astype("float32"), (end - start).astype("float32")))
-        return lambda stripe, out: _fill(stripe, out, spans, weight.astype("float32"))
+            pair = np.stack([_along(per_vector[j], vectors[j], columns) for j in (k, k + 1)]).astype("float32")
+            spans.append((slice(int(first), int(last)), weights[first:last], pair))
+        return lambda stripe, out: _fill(stripe, out, spans)
 
     return on
 
@@ -203,15 +204,12 @@ def stripes(rows: int) -> Iterator[slice]:
     return (slice(start, min(start + STRIPE, rows)) for start in range(0, rows, STRIPE))
 
 
-def _fill(
-    stripe: slice, out: np.ndarray, spans: Sequence[tuple[slice, np.ndarray, np.ndarray]], weight: np.ndarray
-) -> None:
-    """Lines between two vectors each: start + weight rise, in float32, about 1e-7 of the value off."""
-    for lines, start, rise in spans:
+def _fill(stripe: slice, out: np.ndarray, spans: Sequence[tuple[slice, np.ndarray, np.ndarray]]) -> None:
+    """Lines between two vectors each: weights (line, 2) times the two vectors (2, pixel), about 1e-7 of it off."""
+    for lines, weights, pair in spans:
         within, target = _shared(stripe, lines)
-        part = out[target]
-        np.multiply(weight[lines][within, None], rise, out=part)
-        part += start
+        if within.start < within.stop:
+            np.matmul(weights[within], pair, out=out[target])
 
 
 def _shared(stripe: slice, lines: slice) -> tuple[slice, slice]:
