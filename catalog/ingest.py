@@ -18,6 +18,7 @@ from catalog import coregister, cube, publish, quantify
 from catalog.errors import CatalogError, CubeError, GeolocationError, NothingFound
 from catalog.grid import Tile, native, tiles, utm_crs
 from catalog.ledger import Ledger, no_space_left, unit_id
+from catalog.qualify import DILATE_M
 from catalog.quantify import Look
 from catalog.scene import Scene
 from catalog.search import Raster
@@ -54,6 +55,8 @@ class Unit:
     """Ellipsoidal heights for radar and RPC."""
     engine: str = "odc"
     """Which library reads and warps."""
+    dilate_m: float = DILATE_M
+    """Metres by which cloud and shadow of the scenes' quality layers grow."""
 
     @property
     def tile_id(self) -> str:
@@ -71,6 +74,7 @@ class Unit:
             "reference": _identity(self.reference) if self.reference else None,
             "dem": self.dem.checksum if self.dem else None,
             "engine": self.engine,
+            **({"dilate_m": self.dilate_m} if self.dilate_m else {}),
         }
         return unit_id("ingest", RESULTS_VERSION, inputs)
 
@@ -100,6 +104,7 @@ def plan(
     tile_m: float,
     dems: Sequence[Raster] = (),
     engine: str = "odc",
+    dilate_m: float = DILATE_M,
 ) -> tuple[Unit, ...]:
     """The cubes that scenes make over an area, one per sensor and tile.
 
@@ -130,7 +135,7 @@ def plan(
         tile = places[(sensor, name)]
         reference = _reference(groups.get((REFERENCE_SENSOR, name), []), tile) if tile else None
         dem = _dem(dems, members[0], tile) if members[0].geolocation != "affine" else None
-        units += [Unit(sensor, tile, batch, period, reference, dem, engine) for batch in _alike(members)]
+        units += [Unit(sensor, tile, batch, period, reference, dem, engine, dilate_m) for batch in _alike(members)]
     return tuple(units)
 
 
@@ -180,7 +185,8 @@ def build(unit: Unit) -> xr.Dataset:
         shift = _shift(unit, scene)
         accepted = shift is not None and shift["verdict"] == "accepted"
         move = (float(shift["dx_m"]), float(shift["dy_m"])) if accepted and shift else (0.0, 0.0)
-        looks.append(quantify.look(scene, unit.tile, shift_m=move, engine=unit.engine, dem=unit.dem))
+        options: dict[str, Any] = {"engine": unit.engine, "dem": unit.dem, "dilate_m": unit.dilate_m}
+        looks.append(quantify.look(scene, unit.tile, shift_m=move, **options))
         shifts.append(shift or {"scene": scene.id, "verdict": "not attempted", "reason": _why_not(unit, scene)})
     dataset = _stack(unit, looks, shifts)
     if not bool(dataset["data"].notnull().any()):

@@ -12,15 +12,17 @@ from odc.geo.geobox import GeoBox
 from rasterio.rpc import RPC
 
 from catalog import laws, read
-from catalog.calibrate import quality
 from catalog.calibrate.constants import calibrate, provenance
 from catalog.formats import geometry_of
 from catalog.geocode import geocode, place_by_rpc
 from catalog.grid import Tile
-from catalog.qualify import quality_of
+from catalog.qualify import DILATE_M, edges_of, of_edges, quality_of, unlayered, with_saturation
 from catalog.scene import Scene
 from catalog.search import Raster
 from catalog.sensors import SENSORS, USABLE
+
+BLOCKS = {"y": 1024, "x": 1024}
+"""Lines and pixels in which an image in radar geometry is read: those under a tile only, a few at a time."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def look(
     shift_m: tuple[float, float] = (0.0, 0.0),
     engine: str = "odc",
     dem: Raster | None = None,
+    dilate_m: float = DILATE_M,
 ) -> Look:
     """Calibrate a scene and bring it onto a tile in one resampling; without a tile it stays in radar geometry.
 
@@ -69,6 +72,8 @@ def look(
         dx, dy in metres to add to the scene's map coordinates, as measured against the reference.
     dem
         Heights above the ellipsoid, for radar and RPC; None places on the ellipsoid and says so.
+    dilate_m
+        Metres by which cloud and shadow of the scene's quality layers grow.
 
     Raises
     ------
@@ -81,7 +86,7 @@ def look(
         return _geocoded(scene, tile.geobox, shift_m, dem)
     if scene.encoding in ("complex", "db"):
         return _as_stored(scene, tile.geobox)
-    return _warped(scene, tile.geobox, shift_m, engine)
+    return _warped(scene, tile.geobox, shift_m, engine, dilate_m=dilate_m)
 
 
 def match_image(scene: Scene, grid: GeoBox, *, engine: str, dem: Raster | None) -> MatchImage:
@@ -100,7 +105,12 @@ def match_image(scene: Scene, grid: GeoBox, *, engine: str, dem: Raster | None) 
 
 
 def _warped(
-    scene: Scene, grid: GeoBox, shift_m: tuple[float, float], engine: str, bands: list[str] | None = None
+    scene: Scene,
+    grid: GeoBox,
+    shift_m: tuple[float, float],
+    engine: str,
+    bands: list[str] | None = None,
+    dilate_m: float = DILATE_M,
 ) -> Look:
     """An affine optical product: read on the grid, then the affine law."""
     names = bands or list(scene.bands)
@@ -109,9 +119,9 @@ def _warped(
     dn = read.read(scene, grid, names, resampling="nearest" if own else "bilinear", shift_m=shift_m, engine=engine)
     data = calibrate(dn, constants, scene.quantity).compute()
     valid = _measured(data)
-    seen = quality_of(scene, grid, valid, shift_m)
-    notes = () if scene.quality else (f"{scene.id} ships no quality layer: clouds count as clear",)
-    return Look(data, seen, scene.quantity, _gsd(grid, scene), provenance(constants), notes)
+    seen = quality_of(scene, grid, valid, shift_m, dilate_m=dilate_m)
+    seen = with_saturation(seen, scene, dn, grid, shift_m, engine)
+    return Look(data, seen, scene.quantity, _gsd(grid, scene), provenance(constants), seen.attrs["notes"])
 
 
 def _geocoded(
@@ -119,15 +129,18 @@ def _geocoded(
 ) -> Look:
     """A detected product in ground range: calibrated in its own geometry, then placed by orbit and height."""
     names = bands or list(scene.bands)
-    dn = read.read_native(scene, names)
+    dn = read.read_native(scene, names, chunks=BLOCKS)
     constants = laws.constants_of(scene, names)
-    power = calibrate(dn, constants, scene.quantity)
+    edges = edges_of(scene, dn, constants)
+    power = calibrate(dn, constants, scene.quantity).where(~edges.border)
     height = None if dem is None else _heights(dem, grid)
-    placed = geocode(power, geometry_of(scene), grid, height, shift_m=shift_m)
-    valid = _measured(placed)
-    notes = () if dem else (str(placed.attrs.get("terrain", "placed on the ellipsoid: no DEM")),)
+    layers = xr.concat([power, edges.flag.expand_dims(band=["flag"])], dim="band").assign_attrs(power.attrs)
+    placed = geocode(layers, geometry_of(scene), grid, height, shift_m=shift_m)
+    data = placed.sel(band=names).rename(power.name)
+    seen = of_edges(scene, _measured(data), placed.sel(band="flag", drop=True), edges.note)
+    terrain = () if dem else (str(placed.attrs.get("terrain", "placed on the ellipsoid: no DEM")),)
     record = provenance(constants) | {"geolocation": "range-Doppler from orbit", "dem": dem.id if dem else None}
-    return Look(placed, quality.from_valid(valid), scene.quantity, _gsd(grid, scene), record, notes)
+    return Look(data, seen, scene.quantity, _gsd(grid, scene), record, (*terrain, *seen.attrs["notes"]))
 
 
 def _as_stored(scene: Scene, grid: GeoBox) -> Look:
@@ -135,8 +148,8 @@ def _as_stored(scene: Scene, grid: GeoBox) -> Look:
     dn = read.read_native(scene, list(scene.bands))
     constants = laws.constants_of(scene, list(scene.bands))
     data = calibrate(dn, constants, scene.quantity).compute()
-    valid = _measured(data)
-    return Look(data, quality.from_valid(valid), scene.quantity, _gsd(grid, scene), provenance(constants))
+    seen = unlayered(scene, _measured(data))
+    return Look(data, seen, scene.quantity, _gsd(grid, scene), provenance(constants), seen.attrs["notes"])
 
 
 def _in_radar_geometry(scene: Scene, dem: Raster | None) -> Look:
@@ -144,15 +157,15 @@ def _in_radar_geometry(scene: Scene, dem: Raster | None) -> Look:
     dn = read.read_native(scene, list(scene.bands))
     constants = laws.constants_of(scene, list(scene.bands))
     data = calibrate(dn, constants, scene.quantity).compute()
-    valid = _measured(data)
+    seen = unlayered(scene, _measured(data))
     shape = (int(data.sizes["y"]), int(data.sizes["x"]))
     rpcs: RPC = geometry_of(scene)
     longitude, latitude, height = place_by_rpc(rpcs, shape, dem.href if dem else float(rpcs.height_off))
     places = {"longitude": longitude, "latitude": latitude, "height": height}
-    notes = () if dem else (f"no DEM: placed at {rpcs.height_off:.0f} m above the ellipsoid",)
+    placed = () if dem else (f"no DEM: placed at {rpcs.height_off:.0f} m above the ellipsoid",)
     record = provenance(constants) | {"geolocation": "RPC", "dem": dem.id if dem else None}
     gsd = float(scene.properties.get("gsd") or SENSORS[scene.sensor].bands[0].gsd_m)
-    return Look(data, quality.from_valid(valid), scene.quantity, gsd, record, notes, places)
+    return Look(data, seen, scene.quantity, gsd, record, (*placed, *seen.attrs["notes"]), places)
 
 
 def _heights(dem: Raster, grid: GeoBox) -> xr.DataArray:
