@@ -71,7 +71,7 @@ def _ends(ratio: da.Array, depth: int) -> da.Array:
     """Border at the first and last columns of an array (y, x), bool."""
     width = ratio.shape[1]
     depth = min(depth, width)
-    left, right = _strip(ratio[:, :depth]), _strip(ratio[:, : width - depth - 1 : -1])[:, ::-1]
+    left, right = _strip(ratio[:, :depth]), _strip(ratio[:, width - depth :][:, ::-1])[:, ::-1]
     if width >= 2 * depth:
         between = da.zeros((ratio.shape[0], width - 2 * depth), chunks=(ratio.chunks[0], -1), dtype=bool)
         return da.concatenate([left, between, right], axis=1)
