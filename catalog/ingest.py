@@ -122,8 +122,9 @@ def plan(
         members.sort(key=lambda s: (s.datetime, s.id))
         tile = places[(sensor, name)]
         reference = _reference(groups.get((REFERENCE_SENSOR, name), []), tile) if tile else None
-        for batch in _alike(members):
-            units.append(Unit(sensor, tile, batch, period, reference, _reading(how, batch[0], tile)))
+        units += [
+            Unit(sensor, tile, batch, period, reference, _reading(how, batch[0], tile)) for batch in _alike(members)
+        ]
     return tuple(units)
 
 

@@ -125,7 +125,7 @@ def match_image(scene: Scene, grid: GeoBox, how: Reading) -> MatchImage:
     band = names.get("red") or next(iter(scene.bands))
     found = _on_grid(scene, grid, (0.0, 0.0), replace(how, layers=False, flattened=False), [band])
     values = found.data.values[0]
-    if SENSORS[scene.sensor].law == "backscatter":
+    if scene.quantity.endswith("_nought"):
         values = 10 * np.log10(np.maximum(values, 1e-5))
     usable = np.isfinite(values) & np.isin(found.quality.values, [int(q) for q in USABLE])
     return MatchImage(np.where(usable, values, 0.0).astype(np.float32), usable)
@@ -140,7 +140,7 @@ def _on_grid(
         return _geocoded(scene, grid, shift_m, how, names)
     if scene.geolocation == "rpc":
         return _by_rpc(scene, grid, shift_m, how, names)
-    if SENSORS[scene.sensor].law == "backscatter":
+    if scene.quantity.endswith("_nought"):
         return _power_on_map(scene, grid, shift_m, how, names)
     return _warped(scene, grid, shift_m, how, names)
 

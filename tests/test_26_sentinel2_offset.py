@@ -29,6 +29,7 @@ from catalog.ingest import ingest, plan
 from catalog.ledger import Ledger
 from catalog.metadata import sentinel2
 from catalog.publish import lonlat
+from catalog.quantify import Reading
 from catalog.scene import BandSource, Scene
 from catalog.sensors import SENSORS
 
@@ -308,7 +309,8 @@ def test_policy_and_record_reach_cube_and_item(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="no longer hold"):
         ingest(strict, ledger)
     units = {
-        p: plan([scene], area, "2024", tile_m=1280.0, offset_policy=p)[0] for p in ("trust-product", "trust-pixels")
+        p: plan([scene], area, "2024", tile_m=1280.0, how=Reading(offset_policy=p))[0]
+        for p in ("trust-product", "trust-pixels")
     }
     assert len({strict.id, *(u.id for u in units.values())}) == 3
     made = {p: ingest(u, ledger) for p, u in units.items()}

@@ -23,6 +23,7 @@ from shapely.geometry import box
 from catalog import sandbox
 from catalog.ingest import ingest, plan
 from catalog.ledger import Ledger
+from catalog.quantify import Reading
 from catalog.search import dems, search
 from catalog.serve import served
 from flows import cli
@@ -301,7 +302,7 @@ def make_cubes(home: Path, sensor: str) -> set[str]:
         scenes = search(url, bbox=(11, 46, 13, 48), start="2025-05-01", end="2025-08-31", sensors=[sensor])
         heights = dems(url, bbox=(11, 46, 13, 48))
     area = Geometry(box(11, 46, 13, 48).__geo_interface__, "EPSG:4326")
-    units = plan(scenes, area, "2025-05-01/2025-08-31", tile_m=2560.0, dems=heights)
+    units = plan(scenes, area, "2025-05-01/2025-08-31", tile_m=2560.0, how=Reading(dems=heights))
     return {ingest(unit, Ledger(home / "catalog"))["id"] for unit in units}
 
 

@@ -109,7 +109,7 @@ def tiles_of(grid: GeoBox) -> list[Tile]:
 def ours(client: Client, items: list[pystac.Item], grid: GeoBox, out: Path) -> None:
     """Units of one tile each: calibrated, masked, with quality, provenance, checksums and item."""
     scenes = tuple(Scene.from_item(i) for i in items)
-    units = [ingest.Unit("sentinel-2", t, scenes, "2025", None, None) for t in tiles_of(grid)]
+    units = [ingest.Unit("sentinel-2", t, scenes, "2025", None) for t in tiles_of(grid)]
     client.gather([client.submit(_ours, unit, out, pure=False) for unit in units])
 
 
