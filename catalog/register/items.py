@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Mapping
@@ -62,6 +63,7 @@ def item_of(product: Product) -> pystac.Item:
             todo="fetch the product at one of these levels",
         )
     files = [replace(f, header=f.header or read_header(f.raster)) for f in product.files]
+    sums = functools.cache(file_fields)  # several assets may lie in one file
     decimated = [_checked(product, file, sensor) for file in files]
     ring = product.footprint_lonlat
     if not ring or product.geolocation == "affine":
@@ -85,8 +87,9 @@ def item_of(product: Product) -> pystac.Item:
     }
     for file, coarse in zip(files, decimated, strict=True):
         item.add_asset(file.key, _image_asset(file, sensor, coarse))
+        item.assets[file.key].extra_fields |= sums(file.path)
     for role, path in sorted(product.metadata.items()):
-        item.add_asset(role, metadata_asset(path))
+        item.add_asset(role, metadata_asset(path, sums(path)))
     declare_extensions(item)
     return item
 
@@ -137,10 +140,10 @@ def media_type(path: Path) -> str | None:
     return _MEDIA.get(path.suffix.lower(), pystac.MediaType.TEXT)
 
 
-def metadata_asset(path: Path) -> pystac.Asset:
-    """A metadata file as an asset."""
+def metadata_asset(path: Path, fields: Mapping[str, Any]) -> pystac.Asset:
+    """A metadata file as an asset, `fields` being its file_fields."""
     asset = pystac.Asset(str(path.resolve()), media_type=media_type(path), roles=["metadata"])
-    asset.extra_fields |= file_fields(path)
+    asset.extra_fields |= fields
     return asset
 
 
@@ -199,7 +202,6 @@ def _image_asset(file: ProductFile, sensor: Sensor, decimated: bool) -> pystac.A
         asset.extra_fields["ringmoe:inside"] = file.inside
     if file.complex_pair:
         asset.extra_fields["ringmoe:complex_pair"] = True
-    asset.extra_fields |= file_fields(file.path)
     return asset
 
 
