@@ -67,7 +67,7 @@ def forecast(request: IngestRequest, where: Where, *, pilot: bool = False) -> tu
     """
     with stac_api(where) as url:
         scenes = find(request, where, url)
-        planned = plan(request, scenes, url)
+        planned = plan(request, scenes, where, url)
     ledger = Ledger(where.published)
     groups: dict[str, list[units.Unit]] = defaultdict(list)
     for unit in planned:
