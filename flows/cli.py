@@ -188,10 +188,11 @@ def plan(
     tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
     pilot: Annotated[bool, typer.Option("--pilot", help="First make and time two cubes of each sensor.")] = False,
     json: Json = None,
+    offset_policy: OffsetChoice = None,
     debug: Debug = False,
 ) -> None:
     """What `ingest` would make and take: scenes, tiles, gigabytes, what is done, and with --pilot the time."""
-    settings = settings_of(home)
+    settings = settings_of(home, offset_policy)
     from flows import asking
     from flows.forecast import forecast
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import offset_cases as bench
+import offset_scenes as scenes
 import pystac
 import pytest
 import tiny_products as tiny
@@ -34,13 +35,13 @@ from catalog.scene import BandSource, Scene
 from catalog.sensors import SENSORS
 
 CENTRES = {b.name: b.centre_nm or 0.0 for b in SENSORS["sentinel-2"].bands}
-STEP = dict.fromkeys(bench.BANDS, 1000.0)
+STEP = dict.fromkeys(scenes.BANDS, 1000.0)
 YES, NO, OPEN = (PixelVerdict(state, "seen") for state in (True, False, None))
 
 
 def numbers(cover: Mapping[str, float], offset: float) -> dict[str, np.ndarray]:
     """Digital numbers of a surface, so much above reflectance times 10000."""
-    return {b: np.round(v * 10_000) + offset for b, v in bench.surface(cover).items()}
+    return {b: np.round(v * 10_000) + offset for b, v in scenes.surface(cover).items()}
 
 
 def states(samples: Mapping[str, np.ndarray]) -> set[bool | None]:
@@ -68,13 +69,15 @@ def test_more_than_twelve_items_contradict_themselves(rows: dict[str, dict[str, 
 @pytest.mark.parametrize("seed", range(4))
 def test_pixels_tell_where_water_shadow_or_leaves_are(cover: str, seed: int) -> None:
     """Any scene with water or leaves says which of the two hypotheses holds, in every band."""
-    shares = {"LAND": bench.LAND, "green": {"forest": 0.6, "crop": 0.4}, "lake": {"water": 0.3, "soil": 0.7}}[cover]
-    rho = bench.surface(shares, seed)
+    shares = {"LAND": scenes.LAND, "green": {"forest": 0.6, "crop": 0.4}, "lake": {"water": 0.3, "soil": 0.7}}[cover]
+    rho = scenes.surface(shares, seed)
     assert states({b: v * 10_000 for b, v in rho.items()}) == {False}
     assert states({b: v * 10_000 + 1000 for b, v in rho.items()}) == {True}
 
 
-@pytest.mark.parametrize("cover", [{"sand": 1.0}, bench.DESERT, bench.LAVA, {"cloud": 1.0}, {"soil": 0.6, "town": 0.4}])
+@pytest.mark.parametrize(
+    "cover", [{"sand": 1.0}, scenes.DESERT, scenes.LAVA, {"cloud": 1.0}, {"soil": 0.6, "town": 0.4}]
+)
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_bright_pixels_are_never_judged_wrongly(cover: dict[str, float], offset: float) -> None:
     """Desert, lava, cloud and bare soil are undecidable or right, never wrong."""
@@ -110,7 +113,7 @@ def test_few_pixels_are_no_statistic() -> None:
 def test_cirrus_band_tells_even_over_desert() -> None:
     """At level 1C the cirrus band sees no ground: 10 means no offset, 1010 means one, over any surface."""
     for offset in (0.0, 1000.0):
-        sand = numbers({"sand": 1.0}, offset) | {"B10": np.full((bench.SIDE, bench.SIDE), 10.0 + offset)}
+        sand = numbers({"sand": 1.0}, offset) | {"B10": np.full((scenes.SIDE, scenes.SIDE), 10.0 + offset)}
         found = pixel_verdicts(sand, CENTRES, STEP | {"B10": 1000.0})
         assert {v.offset_present for v in found.values()} == {offset > 0}
 
@@ -183,7 +186,7 @@ def test_steps_follow_the_claims_and_uncertainty_follows_the_step() -> None:
 def test_a_contradiction_names_item_claims_and_ways_out(tmp_path: Path) -> None:
     """What a scientist reads: which scene, who says what, which options there are; it survives a worker's pickle."""
     with pytest.raises(CalibrationError) as refused:
-        laws.constants_of(bench.scene_of(bench.CASES[0], tmp_path), bench.BANDS)
+        laws.constants_of(bench.scene_of(bench.CASES[0], tmp_path), scenes.BANDS)
     error = pickle.loads(pickle.dumps(refused.value))
     assert error.item == "S2 flag false, offset already taken off"
     for part in ("05.11", "-1000", "no longer hold", "B04"):
@@ -205,7 +208,7 @@ def test_rims_beside_no_data_do_not_count(tmp_path: Path) -> None:
     case = bench.Case("rim", -1000.0, "agreed", product=("05.10", -1000.0))
     scene = bench.scene_of(case, tmp_path)
     for source in scene.bands.values():
-        dn = np.round(bench.surface(bench.LAND)[source.band] * 10_000 + 1000).astype(np.uint16)
+        dn = np.round(scenes.surface(scenes.LAND)[source.band] * 10_000 + 1000).astype(np.uint16)
         dn[40:120, 40:120] = 300
         dn[42:118, 42:118] = 0
         tiny.write_tif(Path(source.href), dn)
@@ -216,12 +219,12 @@ def test_rims_beside_no_data_do_not_count(tmp_path: Path) -> None:
 
 BAD = {
     "truncated XML": (lambda p: p.write_bytes(p.read_bytes()[:400]), "cut off"),
-    "zero quantification": (lambda p: bench.product_xml(p, "05.10", -1000.0, scale="0"), "BOA_QUANTIFICATION_VALUE"),
-    "NaN quantification": (lambda p: bench.product_xml(p, "05.10", -1000.0, scale="nan"), "BOA_QUANTIFICATION_VALUE"),
-    "no quantification": (lambda p: bench.product_xml(p, "05.10", -1000.0, scale=""), "BOA_QUANTIFICATION_VALUE"),
-    "garbled baseline": (lambda p: bench.product_xml(p, "five", -1000.0), "PROCESSING_BASELINE"),
-    "unknown baseline": (lambda p: bench.product_xml(p, "07.00", None), r"baseline 07\.00"),
-    "missing list": (lambda p: bench.product_xml(p, "05.10", None), "BOA_ADD_OFFSET"),
+    "zero quantification": (lambda p: scenes.product_xml(p, "05.10", -1000.0, scale="0"), "BOA_QUANTIFICATION_VALUE"),
+    "NaN quantification": (lambda p: scenes.product_xml(p, "05.10", -1000.0, scale="nan"), "BOA_QUANTIFICATION_VALUE"),
+    "no quantification": (lambda p: scenes.product_xml(p, "05.10", -1000.0, scale=""), "BOA_QUANTIFICATION_VALUE"),
+    "garbled baseline": (lambda p: scenes.product_xml(p, "five", -1000.0), "PROCESSING_BASELINE"),
+    "unknown baseline": (lambda p: scenes.product_xml(p, "07.00", None), r"baseline 07\.00"),
+    "missing list": (lambda p: scenes.product_xml(p, "05.10", None), "BOA_ADD_OFFSET"),
     "gone": (lambda p: p.unlink(), "cannot be read"),
 }
 
@@ -233,7 +236,7 @@ def test_damaged_product_xml_is_refused_by_file_and_field(kind: str, tmp_path: P
     scene = bench.scene_of(bench.Case("bad", -1000.0, "", product=("05.10", -1000.0), tile="05.10"), tmp_path)
     spoil(Path(scene.metadata["product"]))
     with pytest.raises(MetadataError, match=field) as refused:
-        laws.constants_of(scene, bench.BANDS, "trust-pixels")
+        laws.constants_of(scene, scenes.BANDS, "trust-pixels")
     assert "MTD_MSIL2A.xml" in refused.value.item
 
 
@@ -241,7 +244,7 @@ def test_a_tile_of_a_baseline_not_yet_known_is_refused(tmp_path: Path) -> None:
     """N07.00 without a product XML: nobody can say whether its offset is still ESA's; at registering and after."""
     scene = bench.scene_of(bench.Case("new", -1000.0, "", tile="07.00"), tmp_path)
     with pytest.raises(MetadataError, match=r"07\.00"):
-        laws.constants_of(scene, bench.BANDS, "trust-pixels")
+        laws.constants_of(scene, scenes.BANDS, "trust-pixels")
     with pytest.raises(MetadataError, match=r"07\.00"):
         sentinel2.radiometry(None, sentinel2.read_tile(Path(scene.metadata["tile"])))
 
@@ -260,7 +263,7 @@ def test_bad_numbers_of_the_item_are_refused_by_field(changes: dict[str, Any], f
     scene = bench.scene_of(bench.Case("bad item", -1000.0, "", product=("05.10", -1000.0)), tmp_path)
     bands = scene.bands | {"B04": dataclasses.replace(scene.bands["B04"], **changes)}
     with pytest.raises(CalibrationError, match=field) as refused:
-        laws.constants_of(dataclasses.replace(scene, bands=bands), bench.BANDS)
+        laws.constants_of(dataclasses.replace(scene, bands=bands), scenes.BANDS)
     assert "bad item" in refused.value.item
 
 
@@ -292,7 +295,7 @@ def test_older_raster_bands_of_an_item_are_read(tmp_path: Path) -> None:
 def placed(case: bench.Case, folder: Path) -> Scene:
     """A case's scene with its place on the ground."""
     scene = bench.scene_of(case, folder)
-    grid = GeoBox((bench.SIDE, bench.SIDE), Affine(10.0, 0, tiny.ORIGIN[0], 0, -10.0, tiny.ORIGIN[1]), tiny.UTM)
+    grid = GeoBox((scenes.SIDE, scenes.SIDE), Affine(10.0, 0, tiny.ORIGIN[0], 0, -10.0, tiny.ORIGIN[1]), tiny.UTM)
     place = {"shape": tuple(grid.shape), "transform": tuple(grid.affine)[:6], "crs": tiny.UTM}
     bands: dict[str, BandSource] = {b: dataclasses.replace(s, **place) for b, s in scene.bands.items()}
     return dataclasses.replace(

@@ -79,7 +79,7 @@ def pixel_verdicts(
     dark = {b: float(np.nanpercentile(v, DARKEST)) for b, v in enough.items()}
     for band, low in dark.items():
         if low <= IMPOSSIBLE and _tells(centres_nm[band]):
-            reason = f"with one, the darkest {DARKEST:g} % would have reflectance {low:.3f} or less"
+            reason = f"with one, the darkest {DARKEST:g} % would have reflectance {low:.2f} or less"
             found[band] = PixelVerdict(False, reason)
     rest = {b: v for b, v in enough.items() if b not in found}
     found |= _at_the_step(rest, dark, centres_nm)

@@ -139,8 +139,8 @@ def weigh(
         word=word,
         steps=steps,
         pixels={b: pixels[b] for b in bands},
-        quarrels=tuple(f"{claim} ({', '.join(bs)})" for claim, bs in quarrels.items()),
-        refuted=tuple(f"{claim} ({', '.join(bs)})" for claim, bs in refuted.items()),
+        quarrels=tuple(f"{claim} ({_names(bs, bands)})" for claim, bs in quarrels.items()),
+        refuted=tuple(f"{claim} ({_names(bs, bands)})" for claim, bs in refuted.items()),
         disputed=apart | seen,
         unclear=apart,
         evidence=(*heard, *notes, *_seen({b: pixels[b] for b in bands})),
@@ -210,7 +210,7 @@ def _refusal(weighing: Weighing, policy: Policy, item: str, silent: Sequence[str
         ways = "register the product with its metadata files"
         ways += "; or `--offset-policy trust-pixels`" if pixels_know and policy != "trust-pixels" else ""
         return CalibrationError(
-            f"no metadata say which radiometric offset {', '.join(silent)} carry; {seen}",
+            f"no metadata say which radiometric offset {_names(silent, list(weighing.steps))} carry; {seen}",
             item=item,
             enough="the product's XML, raster:scale and raster:offset, or the processing baseline; never a date",
             todo=ways,
@@ -232,7 +232,11 @@ def _seen(pixels: Mapping[str, PixelVerdict]) -> list[str]:
     for band, verdict in pixels.items():
         state = {True: "offset still there", False: "no offset left", None: "undecidable"}[verdict.offset_present]
         reasons.setdefault(f"{state}: {verdict.reason}", []).append(band)
-    return [f"pixels of {', '.join(bands)}: {reason}" for reason, bands in reasons.items()]
+    return [f"pixels of {_names(bands, list(pixels))}: {reason}" for reason, bands in reasons.items()]
+
+
+def _names(bands: Sequence[str], of: Sequence[str]) -> str:
+    return "all bands" if len(bands) == len(of) > 1 else ", ".join(bands)
 
 
 def _values(offsets: Mapping[str, float], bands: Sequence[str]) -> str:
