@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from rasterio.rpc import RPC
 from catalog import laws, read
 from catalog.calibrate import quality
 from catalog.calibrate.constants import calibrate, provenance
+from catalog.calibrate.offset import Policy
 from catalog.errors import GeolocationError
 from catalog.formats import geometry_of
 from catalog.geocode import (
@@ -32,7 +33,7 @@ from catalog.geocode import (
 from catalog.geocode.rpc_forward import moved_by_height_m
 from catalog.geocode.terrain import LAYERS
 from catalog.grid import Tile
-from catalog.qualify import quality_of
+from catalog.qualify import DILATE_M, edges_of, of_edges, quality_of, unlayered, with_saturation
 from catalog.scene import Scene
 from catalog.search import Raster
 from catalog.sensors import SENSORS, USABLE
@@ -65,13 +66,20 @@ class Look:
 
 
 @dataclass(frozen=True)
-class _Heights:
-    """What is known of the terrain, and what is wanted of it."""
+class Reading:
+    """How scenes are read: all but the scene and the place that determines its pixels."""
 
-    dems: tuple[Raster, ...]
-    """In the order in which they decide."""
+    engine: str = "odc"
+    """Which library reads and warps: odc or stackstac."""
+    dems: tuple[Raster, ...] = ()
+    """Heights, for radar and RPC, the first that knows a place deciding it; none places on the ellipsoid (by RPC at its
+    height offset) and says so, with the displacement to expect."""
     flattened: bool = False
-    """Whether detected radar is flattened to gamma nought."""
+    """Whether detected radar becomes terrain-flattened gamma nought."""
+    offset_policy: Policy = "error"
+    """What to do where metadata and pixels contradict each other, as in `laws.constants_of`."""
+    dilate_m: float = DILATE_M
+    """Metres by which cloud and shadow of the scene's quality layers grow."""
     layers: bool = True
     """Whether angles, layover and shadow are wanted."""
 
@@ -86,14 +94,11 @@ class MatchImage:
     """(y, x) bool."""
 
 
+AS_USUAL = Reading()
+
+
 def look(
-    scene: Scene,
-    tile: Tile | None,
-    *,
-    shift_m: tuple[float, float] = (0.0, 0.0),
-    engine: str = "odc",
-    dems: Sequence[Raster] = (),
-    flattened: bool = False,
+    scene: Scene, tile: Tile | None, how: Reading = AS_USUAL, *, shift_m: tuple[float, float] = (0.0, 0.0)
 ) -> Look:
     """Calibrate a scene and bring it onto a tile in one resampling; without a tile it stays in radar geometry.
 
@@ -101,11 +106,6 @@ def look(
     ----------
     shift_m
         dx, dy in metres to add to the scene's map coordinates, as measured against the reference.
-    dems
-        Heights, for radar and RPC, the first that knows a place deciding it; none places on the ellipsoid (by RPC at
-        its height offset) and says so, with the displacement to expect.
-    flattened
-        Detected radar becomes terrain-flattened gamma nought.
 
     Raises
     ------
@@ -113,103 +113,94 @@ def look(
         Naming the scene and the file or field at fault.
     """
     if tile is None:
-        return _in_radar_geometry(scene, dems)
+        return _in_radar_geometry(scene, how)
     if scene.encoding in ("complex", "db"):
-        return _as_stored(scene, tile.geobox)
-    return _on_grid(scene, tile.geobox, shift_m, engine, _Heights(tuple(dems), flattened))
+        return _as_stored(scene, tile.geobox, how)
+    return _on_grid(scene, tile.geobox, shift_m, how)
 
 
-def layers_of(looks: Sequence[Look]) -> dict[str, xr.DataArray]:
-    """The layers that every scene has, (time, y, x)."""
-    names = [n for n in looks[0].layers if all(n in look.layers for look in looks)]
-    stacked = {n: np.stack([look.layers[n].values for look in looks]) for n in names}
-    return {n: xr.DataArray(v, dims=("time", "y", "x"), attrs=looks[0].layers[n].attrs) for n, v in stacked.items()}
-
-
-def match_image(scene: Scene, grid: GeoBox, *, engine: str, dems: Sequence[Raster] = ()) -> MatchImage:
+def match_image(scene: Scene, grid: GeoBox, how: Reading) -> MatchImage:
     """The band of a scene that shows edges best (red, or the first polarisation), on a grid, unshifted."""
     names = {b.common_name: b.name for b in SENSORS[scene.sensor].bands}
     band = names.get("red") or next(iter(scene.bands))
-    found = _on_grid(scene, grid, (0.0, 0.0), engine, _Heights(tuple(dems), layers=False), [band])
+    found = _on_grid(scene, grid, (0.0, 0.0), replace(how, layers=False, flattened=False), [band])
     values = found.data.values[0]
-    if SENSORS[scene.sensor].law == "backscatter":
+    if scene.quantity.endswith("_nought"):
         values = 10 * np.log10(np.maximum(values, 1e-5))
     usable = np.isfinite(values) & np.isin(found.quality.values, [int(q) for q in USABLE])
     return MatchImage(np.where(usable, values, 0.0).astype(np.float32), usable)
 
 
 def _on_grid(
-    scene: Scene,
-    grid: GeoBox,
-    shift_m: tuple[float, float],
-    engine: str,
-    heights: _Heights,
-    bands: list[str] | None = None,
+    scene: Scene, grid: GeoBox, shift_m: tuple[float, float], how: Reading, bands: list[str] | None = None
 ) -> Look:
     """Real numbers onto a map grid, by what places the scene's pixels."""
     names = bands or list(scene.bands)
     if scene.geolocation == "radar-grid":
-        return _geocoded(scene, grid, shift_m, heights, names)
+        return _geocoded(scene, grid, shift_m, how, names)
     if scene.geolocation == "rpc":
-        return _by_rpc(scene, grid, shift_m, heights, names)
-    if SENSORS[scene.sensor].law == "backscatter":
-        return _power_on_map(scene, grid, shift_m, names)
-    return _warped(scene, grid, shift_m, engine, names)
+        return _by_rpc(scene, grid, shift_m, how, names)
+    if scene.quantity.endswith("_nought"):
+        return _power_on_map(scene, grid, shift_m, how, names)
+    return _warped(scene, grid, shift_m, how, names)
 
 
-def _warped(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], engine: str, names: list[str]) -> Look:
+def _warped(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], how: Reading, names: list[str]) -> Look:
     """An affine optical product: read on the grid, then the affine law, which commutes with resampling."""
-    constants = laws.constants_of(scene, names)
+    constants = laws.constants_of(scene, names, how.offset_policy)
     own = _same_grid(scene, grid) and shift_m == (0.0, 0.0)
-    dn = read.read(scene, grid, names, resampling="nearest" if own else "bilinear", shift_m=shift_m, engine=engine)
+    method = "nearest" if own else "bilinear"
+    dn = read.read(scene, grid, names, resampling=method, shift_m=shift_m, engine=how.engine)
     data = calibrate(dn, constants, scene.quantity).compute()
-    valid = _measured(data)
-    seen = quality_of(scene, grid, valid, shift_m)
-    notes = () if scene.quality else (f"{scene.id} ships no quality layer: clouds count as clear",)
+    seen = quality_of(scene, grid, _measured(data), shift_m, dilate_m=how.dilate_m)
+    notes = tuple(seen.attrs["notes"])
+    seen = with_saturation(seen, scene, dn, grid, shift_m, how.engine)
     return Look(data, seen, scene.quantity, _gsd(grid, scene), provenance(constants), notes)
 
 
-def _power_on_map(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], names: list[str]) -> Look:
+def _power_on_map(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], how: Reading, names: list[str]) -> Look:
     """Geocoded backscatter: calibrated on its own raster, then resampled, because amplitudes have no mean power."""
     constants = laws.constants_of(scene, names)
-    power = calibrate(read.read_native(scene, names, chunks=CHUNKS), constants, scene.quantity)
-    where = read.read_native(scene, names[:1], chunks=CHUNKS).attrs
-    placed = resample_map(power.assign_attrs({k: where.get(k) for k in ("transform", "crs")}), grid, shift_m=shift_m)
-    seen = quality_of(scene, grid, _measured(placed), shift_m)
-    notes = () if scene.quality else (f"{scene.id} ships no quality layer: layover and shadow count as clear",)
-    return Look(placed, seen, scene.quantity, _gsd(grid, scene), provenance(constants), notes)
+    dn = read.read_native(scene, names, chunks=CHUNKS)
+    power = calibrate(dn, constants, scene.quantity)
+    where = {k: dn.attrs.get(k) for k in ("transform", "crs")}
+    placed = resample_map(power.assign_attrs(where), grid, shift_m=shift_m)
+    seen = quality_of(scene, grid, _measured(placed), shift_m, dilate_m=how.dilate_m)
+    return Look(placed, seen, scene.quantity, _gsd(grid, scene), provenance(constants), seen.attrs["notes"])
 
 
-def _geocoded(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], heights: _Heights, names: list[str]) -> Look:
+def _geocoded(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], how: Reading, names: list[str]) -> Look:
     """A detected product in ground range: calibrated in its own geometry, then placed by orbit and height."""
+    in_metres = grid.crs is not None and grid.crs.projected
+    _refuse_flattening(scene, how, in_metres)
     constants = laws.constants_of(scene, names)
-    power = calibrate(read.read_native(scene, names, chunks=CHUNKS), constants, scene.quantity)
+    dn = read.read_native(scene, names, chunks=CHUNKS)
+    edges = edges_of(scene, dn, constants)
+    power = calibrate(dn, constants, scene.quantity).where(~edges.border)
     model: RadarGrid = geometry_of(scene)
-    record = provenance(constants) | {"geolocation": "range-Doppler from orbit"}
-    if not heights.dems or grid.crs is None or not grid.crs.projected or not (heights.layers or heights.flattened):
-        _refuse_flattening(scene, heights)
-        height = ellipsoidal_heights(_dems(heights.dems), grid) if heights.dems else None
-        terrain = xr.Dataset()
-    else:
-        terrain = terrain_on(model, grid, _dems(heights.dems), area=heights.flattened)
+    terrain, height = xr.Dataset(), None
+    if how.dems and in_metres and (how.layers or how.flattened):
+        terrain = terrain_on(model, grid, _dems(how.dems), area=how.flattened)
         height = terrain["height"]
-    placed = geocode(power, model, grid, height, shift_m=shift_m)
-    quantity = scene.quantity
-    if heights.flattened:
-        placed, quantity = flatten(placed, terrain["area"], terrain["incidence_angle"]), "gamma_nought"
+    elif how.dems:
+        height = ellipsoidal_heights(_dems(how.dems), grid)
+    both = xr.concat([power, edges.flag.expand_dims(band=["flag"])], dim="band").assign_attrs(power.attrs)
+    placed = geocode(both, model, grid, height, shift_m=shift_m)
+    data, quantity = placed.sel(band=names).rename(power.name), scene.quantity
+    record = provenance(constants) | {"geolocation": "range-Doppler from orbit"}
+    if how.flattened:
+        data, quantity = flatten(data, terrain["area"], terrain["incidence_angle"]), "gamma_nought"
         record["terrain_flattened"] = "sigma nought over the area lit (Small 2011), masked below 5 % of level ground"
     layers = {name: terrain[name] for name in LAYERS if name in terrain}
-    for name in ("layover", "shadow"):
-        if name in layers:
-            record[f"{name}_share"] = round(float(layers[name].mean()), 6)
-    record |= _heights_record(heights.dems, height, placed)
-    seen = quality.from_valid(_measured(placed))
-    notes = _height_notes(height, placed)
-    return Look(placed, seen, quantity, _gsd(grid, scene), record, notes, layers=layers)
+    shares = {f"{n}_share": round(float(layers[n].mean()), 6) for n in ("layover", "shadow") if n in layers}
+    record |= shares | _heights_record(how.dems, height, placed)
+    seen = of_edges(scene, _measured(data), placed.sel(band="flag", drop=True), edges.note)
+    notes = (*_height_notes(height, placed), *seen.attrs["notes"])
+    return Look(data, seen, quantity, _gsd(grid, scene), record, notes, layers=layers)
 
 
-def _refuse_flattening(scene: Scene, heights: _Heights) -> None:
-    if heights.flattened:
+def _refuse_flattening(scene: Scene, how: Reading, in_metres: bool) -> None:
+    if how.flattened and not (how.dems and in_metres):
         raise GeolocationError(
             "power cannot be flattened without terrain",
             item=scene.id,
@@ -218,36 +209,36 @@ def _refuse_flattening(scene: Scene, heights: _Heights) -> None:
         )
 
 
-def _by_rpc(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], heights: _Heights, names: list[str]) -> Look:
+def _by_rpc(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], how: Reading, names: list[str]) -> Look:
     """An optical product in image geometry: calibrated there, then placed by rational polynomials and height."""
     constants = laws.constants_of(scene, names)
     values = calibrate(read.read_native(scene, names, chunks=CHUNKS), constants, scene.quantity)
-    height = ellipsoidal_heights(_dems(heights.dems), grid) if heights.dems else None
+    height = ellipsoidal_heights(_dems(how.dems), grid) if how.dems else None
     placed = geocode_by_rpc(values, geometry_of(scene), grid, height, shift_m=shift_m)
-    record = provenance(constants) | {"geolocation": "RPC", **_heights_record(heights.dems, height, placed)}
+    record = provenance(constants) | {"geolocation": "RPC", **_heights_record(how.dems, height, placed)}
     ships = f"quality layers in image geometry are not read ({', '.join(scene.quality)})" if scene.quality else ""
     notes = (*_height_notes(height, placed), f"{scene.id} {ships or 'ships no quality layer'}: clouds count as clear")
     seen = quality.from_valid(_measured(placed))
     return Look(placed, seen, scene.quantity, _gsd(grid, scene), record, notes)
 
 
-def _as_stored(scene: Scene, grid: GeoBox) -> Look:
+def _as_stored(scene: Scene, grid: GeoBox, how: Reading) -> Look:
     """A geocoded product whose pixels must not be interpolated (complex, decibels): kept on its own raster."""
     dn = read.read_native(scene, list(scene.bands))
-    constants = laws.constants_of(scene, list(scene.bands))
+    constants = laws.constants_of(scene, list(scene.bands), how.offset_policy)
     data = calibrate(dn, constants, scene.quantity).compute()
-    valid = _measured(data)
-    return Look(data, quality.from_valid(valid), scene.quantity, _gsd(grid, scene), provenance(constants))
+    seen = unlayered(scene, _measured(data))
+    return Look(data, seen, scene.quantity, _gsd(grid, scene), provenance(constants), seen.attrs["notes"])
 
 
-def _in_radar_geometry(scene: Scene, dems: Sequence[Raster]) -> Look:
+def _in_radar_geometry(scene: Scene, how: Reading) -> Look:
     """A complex product: calibrated amplitude with its phase, every pixel with its place."""
     dn = read.read_native(scene, list(scene.bands))
     constants = laws.constants_of(scene, list(scene.bands))
     data = calibrate(dn, constants, scene.quantity).compute()
-    valid = _measured(data)
+    seen = unlayered(scene, _measured(data))
     shape = (int(data.sizes["y"]), int(data.sizes["x"]))
-    model = geometry_of(scene)
+    model, dems = geometry_of(scene), how.dems
     if isinstance(model, RPC):
         by, level_m, moved_m = "RPC", float(model.height_off), moved_by_height_m(model, 100.0)
         found = place_by_rpc(model, shape, _dems(dems) or level_m)
@@ -263,7 +254,7 @@ def _in_radar_geometry(scene: Scene, dems: Sequence[Raster]) -> Look:
     record = provenance(constants) | {"geolocation": by, "dem": [d.id for d in dems] or None}
     record["heights"] = told if not dems else "metres above the ellipsoid"
     gsd = float(scene.properties.get("gsd") or SENSORS[scene.sensor].bands[0].gsd_m)
-    return Look(data, quality.from_valid(valid), scene.quantity, gsd, record, notes, places)
+    return Look(data, seen, scene.quantity, gsd, record, (*notes, *seen.attrs["notes"]), places)
 
 
 def _dems(dems: Sequence[Raster]) -> list[Dem]:

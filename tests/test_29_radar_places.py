@@ -24,7 +24,7 @@ from catalog.geocode import Dem, RadarGrid, image_coordinates, incidence_angle, 
 from catalog.grid import Tile
 from catalog.ingest import Unit, build, ingest
 from catalog.ledger import Ledger
-from catalog.quantify import look
+from catalog.quantify import Reading, look
 from catalog.scene import BandSource, Scene
 from catalog.search import Raster
 
@@ -131,7 +131,7 @@ def image(path: Path) -> str:
 def unit(tmp_path: Path, dems: tuple[Raster, ...] = (), flattened: bool = False) -> Unit:
     tile = Tile("t", GeoBox((80, 90), Affine(10, 0, EAST, 0, -10, NORTH), "EPSG:32631"))
     found = scene(image(tmp_path / "image.tif"))
-    return Unit("sentinel-1", tile, (found,), "2024", None, dems, "odc", flattened)
+    return Unit("sentinel-1", tile, (found,), "2024", None, Reading(dems=dems, flattened=flattened))
 
 
 def heights(path: Path) -> Raster:
@@ -165,7 +165,7 @@ def test_a_cube_with_a_dem_keeps_angles_and_masks(tmp_path: Path, formats: None)
     np.testing.assert_allclose(again["data"].values, 1.0, rtol=1e-5)
     record = again.attrs["provenance"]["pass"]
     assert (record["dem"], record["layover_share"], record["shadow_share"]) == (["heights"], 0.0, 0.0)
-    flat = build(unit(tmp_path, (dem,), flattened=True))
+    flat = build(unit(tmp_path, (dem,), flattened=True), tmp_path / "c.zarr")
     assert flat.attrs["quantity"] == "gamma_nought"
     assert "Small 2011" in flat.attrs["provenance"]["pass"]["terrain_flattened"]
     theta = np.radians(dataset["incidence_angle"].values[0])
@@ -177,7 +177,7 @@ def test_a_cube_with_a_dem_keeps_angles_and_masks(tmp_path: Path, formats: None)
 def test_flattening_without_a_dem_is_refused(tmp_path: Path, formats: None) -> None:
     """Four parts, naming the scene."""
     with pytest.raises(GeolocationError, match="without terrain") as caught:
-        build(unit(tmp_path, flattened=True))
+        build(unit(tmp_path, flattened=True), tmp_path / "c.zarr")
     assert caught.value.item == "pass"
     assert all((caught.value.enough, caught.value.todo))
 

@@ -26,7 +26,7 @@ from catalog.errors import GeolocationError
 from catalog.geocode import geocode_by_rpc, image_of, place_by_rpc
 from catalog.grid import Tile
 from catalog.ingest import plan
-from catalog.quantify import look, match_image
+from catalog.quantify import Reading, look, match_image
 from catalog.sandbox import rpc as independent
 from catalog.scene import BandSource, Scene
 from catalog.search import Raster
@@ -144,7 +144,7 @@ def test_an_image_comes_onto_a_tile_in_physical_units(tmp_path: Path, formats: N
     """On sloping heights reflectance is the law of the ramp at (line, sample) of algebra, to 1e-6, shift folded in."""
     found_in = scene(ramp_image(tmp_path / "i.tif"), "worldview", ("B", "G"))
     heights = dem(tmp_path / "dem.tif")
-    found = look(found_in, tile(), dems=[heights])
+    found = look(found_in, tile(), Reading(dems=(heights,)))
     lon, lat = lonlat(tile().geobox)
     height_m = 300 + 20_000 * (lon - LON)
     line, sample = (LAT - lat) * 1e4 + 500, (lon - LON) * 1e4 + 400 + 0.04 * height_m
@@ -156,9 +156,9 @@ def test_an_image_comes_onto_a_tile_in_physical_units(tmp_path: Path, formats: N
     assert found.provenance["geolocation"] == "RPC"
     assert found.provenance["dem"] == ["dem"]
     assert found.provenance["height_reference"] == {"dem": "ellipsoid"}
-    moved = look(found_in, tile(), dems=[heights], shift_m=(20.0, -30.0)).data.values
+    moved = look(found_in, tile(), Reading(dems=(heights,)), shift_m=(20.0, -30.0)).data.values
     np.testing.assert_allclose(moved[0, 3:, 2:], found.data.values[0, :-3, :-2], atol=2e-3)
-    again = look(found_in, tile(east_m=-20.0), dems=[heights]).data.values
+    again = look(found_in, tile(east_m=-20.0), Reading(dems=(heights,))).data.values
     assert np.abs(moved[0, 3:, :] - again[0, :-3, :]).max() < 1e-4
 
 
@@ -190,7 +190,9 @@ def test_where_no_dem_reaches_there_is_no_data_and_a_note(tmp_path: Path, format
     """A tile half beyond the DEM's edge."""
     edge = Transformer.from_crs("EPSG:4326", "EPSG:32633", always_xy=True).transform(LON + 0.1, LAT)[0]
     over = tile(40, east_m=round(edge - tile().geobox.affine.c) - 200)
-    found = look(scene(ramp_image(tmp_path / "i.tif"), "worldview", ("B", "G")), over, dems=[dem(tmp_path / "d.tif")])
+    found = look(
+        scene(ramp_image(tmp_path / "i.tif"), "worldview", ("B", "G")), over, Reading(dems=(dem(tmp_path / "d.tif"),))
+    )
     assert any("no DEM reaches" in n for n in found.notes)
     assert 0.3 < float(found.data.isnull().mean()) <= 1.0
 
@@ -199,12 +201,12 @@ def test_matching_and_planning_take_images_too(tmp_path: Path, formats: None) ->
     """A scene placed by RPC has an image to match, and its unit carries every DEM that touches the tile."""
     image = scene(ramp_image(tmp_path / "i.tif"), "worldview", ("B", "G", "R"))
     heights = dem(tmp_path / "dem.tif")
-    assert match_image(image, tile().geobox, engine="odc", dems=[heights]).usable.all()
+    assert match_image(image, tile().geobox, Reading(dems=(heights,))).usable.all()
     far = Raster(
         "far", "x", "y", rectangle(50, 0, 51, 1).__geo_interface__, heights.start, heights.end, None, (), "ellipsoid"
     )
     area = Geometry(rectangle(LON, LAT, LON + 0.01, LAT + 0.01).__geo_interface__, "EPSG:4326")
-    units = plan([image], area, "x", tile_m=2560.0, dems=[far, heights])
+    units = plan([image], area, "x", tile_m=2560.0, how=Reading(dems=(far, heights)))
     assert all(unit.dems == (heights,) for unit in units)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 
-from catalog.calibrate.bands import described, on_grid, per_band, real_dn
+from catalog.calibrate import lut
+from catalog.calibrate.bands import described, line_numbers, on_grid, per_band, real_dn
 
 
 def backscatter_from_amplitude(
-    dn: xr.DataArray, lut: xr.DataArray, noise: xr.DataArray | None = None, quantity: str = "sigma_nought"
+    dn: xr.DataArray, gain: xr.DataArray, noise: xr.DataArray | None = None, quantity: str = "sigma_nought"
 ) -> xr.DataArray:
     """Backscatter of a detected product: sigma nought = (DN^2 - noise) / A^2.
 
@@ -22,10 +24,10 @@ def backscatter_from_amplitude(
     ----------
     dn
         (band, y, x), float, NaN where nothing was measured; may be lazy.
-    lut
+    gain
         Calibration values A, (band, y, x) or (y, x), as calibrate.interpolate_lut makes them for sigma, beta or gamma.
     noise
-        Noise power in DN^2, shaped like `lut`; None leaves the noise in.
+        Noise power in DN^2, shaped like `gain`; None leaves the noise in.
     quantity
         sigma_nought, beta_nought or gamma_nought: the look-up table that was taken.
 
@@ -39,12 +41,82 @@ def backscatter_from_amplitude(
         For complex or integer pixels, or a table on another grid.
     """
     dn = real_dn(dn)
-    power = dn**2
-    if noise is not None:
-        power = power - on_grid(noise, dn, "noise")
-    sigma = described(power / on_grid(lut, dn, "lut") ** 2, quantity, "1", dn)
+    tables = [on_grid(gain, dn, "gain")] + ([] if noise is None else [on_grid(noise, dn, "noise")])
+    power = xr.apply_ufunc(_power, dn, *tables, dask="parallelized", output_dtypes=["float32"])
+    sigma = described(power, quantity, "1", dn)
     sigma.attrs["noise_removed"] = noise is not None
     return sigma
+
+
+def backscatter_from_tables(
+    dn: xr.DataArray,
+    gain: Mapping[str, lut.Table],
+    noise: Mapping[str, lut.Table] | None = None,
+    quantity: str = "sigma_nought",
+) -> xr.DataArray:
+    """As backscatter_from_amplitude, by tables that are evaluated where they are used: no image of them is ever made.
+
+    Parameters
+    ----------
+    dn
+        (band, y, x), float, NaN where nothing was measured; may be lazy. y and x are increasing line and pixel
+        numbers, from 0 without coordinates.
+    gain
+        Band to its table of A, as lut.gain_table makes it.
+    noise
+        Band to its table of noise power in DN^2, as lut.noise_table makes it; None leaves the noise in.
+    quantity
+        sigma_nought, beta_nought or gamma_nought: the look-up table that was taken.
+
+    Returns
+    -------
+    DataArray (band, y, x), float32, linear power; attrs["noise_removed"] is true or false.
+
+    Raises
+    ------
+    CalibrationError
+        For complex or integer pixels.
+    """
+    dn = real_dn(dn).transpose("band", "y", "x")
+    bands = [str(b) for b in dn["band"].values]
+    powers = [_striped(dn.sel(band=b), gain[b], noise[b] if noise else None) for b in bands]
+    stack = da.stack if dn.chunks is not None else np.stack
+    sigma = described(dn.copy(data=stack(powers)), quantity, "1", dn)
+    sigma.attrs["noise_removed"] = bool(noise)
+    return sigma
+
+
+def _striped(dn: xr.DataArray, gain: lut.Table, noise: lut.Table | None) -> np.ndarray | da.Array:
+    """Power of one band (y, x); a stripe of lines goes through the whole law while it is in the cache."""
+
+    def block(dn: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        power = np.empty(dn.shape, dtype="float32")
+        table = np.empty((lut.STRIPE, dn.shape[1]), dtype="float32")
+        fill_gain = gain(rows.ravel(), columns.ravel())
+        fill_noise = noise(rows.ravel(), columns.ravel()) if noise else None
+        for stripe in lut.stripes(len(dn)):
+            here, values = power[stripe], table[: stripe.stop - stripe.start]
+            np.square(dn[stripe], out=here)
+            if fill_noise:
+                fill_noise(stripe, values)
+                here -= values
+            fill_gain(stripe, values)
+            here /= np.square(values, out=values)
+        return power
+
+    rows, columns = line_numbers(dn, "y"), line_numbers(dn, "x")
+    if dn.chunks is None:
+        return block(dn.values, rows, columns)
+    return da.map_blocks(block, dn.data, *lut.lazy_numbers(rows, columns, dn.chunks), dtype="float32")
+
+
+def _power(dn: np.ndarray, gain: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+    """(DN^2 - noise) / gain^2 on one block, in float32 and in few passes; the last two axes are line and pixel."""
+    power = np.square(dn, dtype="float32")
+    if noise is not None:
+        power -= noise
+    power /= np.square(gain, dtype="float32")
+    return power
 
 
 def backscatter_from_constant(

@@ -17,6 +17,8 @@ LONG_NAMES: Mapping[str, str] = {
     "beta_nought": "beta nought, linear power in the slant plane",
     "gamma_nought": "gamma nought, linear power",
     "sigma_nought_amplitude": "complex amplitude whose squared magnitude is sigma nought",
+    "beta_nought_amplitude": "complex amplitude whose squared magnitude is beta nought",
+    "gamma_nought_amplitude": "complex amplitude whose squared magnitude is gamma nought",
 }
 """Quantity to the name that a person reads."""
 
@@ -130,6 +132,27 @@ def on_grid(table: xr.DataArray, dn: xr.DataArray, name: str) -> xr.DataArray:
                 todo="pass the image's origin to interpolate_lut",
             )
     return table.drop_vars([c for c in table.coords if c != "band"])
+
+
+def line_numbers(dn: xr.DataArray, axis: str) -> np.ndarray:
+    """Line (y) or pixel (x) number of every row or column: the coordinate, else counted from 0.
+
+    Raises
+    ------
+    CalibrationError
+        When the coordinate does not increase, as y of a map does not.
+    """
+    if axis not in dn.coords:
+        return np.arange(dn.sizes[axis])
+    numbers: np.ndarray = dn[axis].values
+    if np.any(np.diff(numbers) <= 0):
+        raise CalibrationError(
+            f"{axis} runs from {numbers[0]:g} to {numbers[-1]:g}, which are no line or pixel numbers",
+            item=str(dn.name or "dn"),
+            enough="increasing line and pixel numbers, as read_native gives them for an image in radar geometry",
+            todo="calibrate the product in its own geometry, before it is placed on a map",
+        )
+    return numbers
 
 
 def _has_bands(dn: xr.DataArray) -> None:

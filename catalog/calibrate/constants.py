@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 
 from catalog.calibrate import backscatter, complex_amplitude, lut, reflectance
+from catalog.calibrate.bands import line_numbers
 
 
 @dataclass(frozen=True)
@@ -179,16 +180,21 @@ def calibrate(dn: xr.DataArray, constants: Calibration, quantity: str) -> xr.Dat
                 radiance, constants.irradiance, constants.earth_sun_distance_au, constants.sun_elevation_deg
             )
         case BackscatterTables():
-            gain, noise = _gains(dn, constants.gain), _noises(dn, constants.noise)
-            return backscatter.backscatter_from_amplitude(dn, gain, noise, quantity)
+            lines, pixels = line_numbers(dn, "y"), line_numbers(dn, "x")
+            gain = {b: lut.gain_table(v.lines, v.pixels, v.values, lines, pixels) for b, v in constants.gain.items()}
+            noise = {
+                b: lut.noise_table(v.lines, v.pixels, v.values, v.blocks, lines, pixels)
+                for b, v in constants.noise.items()
+            }
+            return backscatter.backscatter_from_tables(dn, gain, noise, quantity)
         case BackscatterConstant():
             return backscatter.backscatter_from_constant(dn, constants.constant_db, quantity)
         case Decibels():
             return backscatter.power_from_db(dn, quantity)
         case AmplitudeFactor():
-            return complex_amplitude.complex_from_scale(dn, constants.factor)
+            return complex_amplitude.complex_from_scale(dn, constants.factor, quantity)
         case AmplitudeTables():
-            return complex_amplitude.complex_from_gain(dn, _gains(dn, constants.gain))
+            return complex_amplitude.complex_from_gain(dn, _gains(dn, constants.gain), quantity)
 
 
 def provenance(constants: Calibration) -> dict[str, Any]:
@@ -218,19 +224,12 @@ _LAWS: Mapping[type, str] = {
 }
 
 
-def _shape(dn: xr.DataArray) -> tuple[int, int]:
-    return int(dn.sizes["y"]), int(dn.sizes["x"])
-
-
 def _gains(dn: xr.DataArray, vectors: Mapping[str, GainVectors]) -> xr.DataArray:
+    """Tables on the lines and pixels of `dn`, in its blocks where it is lazy."""
     bands = [str(b) for b in dn["band"].values]
-    tables = [lut.interpolate_lut(v.lines, v.pixels, v.values, _shape(dn)) for v in (vectors[b] for b in bands)]
+    lines, pixels = line_numbers(dn, "y"), line_numbers(dn, "x")
+    shape, origin = (lines.size, pixels.size), (int(lines[0]), int(pixels[0]))
+    chunks = None if dn.chunks is None else (dn.chunksizes["y"], dn.chunksizes["x"])
+    found = (vectors[b] for b in bands)
+    tables = [lut.interpolate_lut(v.lines, v.pixels, v.values, shape, origin=origin, chunks=chunks) for v in found]
     return xr.concat(tables, dim="band").assign_coords(band=bands)
-
-
-def _noises(dn: xr.DataArray, vectors: Mapping[str, NoiseVectors]) -> xr.DataArray | None:
-    bands = [str(b) for b in dn["band"].values]
-    if not all(b in vectors for b in bands):
-        return None
-    found = [lut.noise_power(v.lines, v.pixels, v.values, v.blocks, _shape(dn)) for v in (vectors[b] for b in bands)]
-    return xr.concat(found, dim="band").assign_coords(band=bands)

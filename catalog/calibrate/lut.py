@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import dask.array as da
@@ -12,7 +12,14 @@ import xarray as xr
 from catalog.errors import CalibrationError
 
 Vectors = Sequence[float] | np.ndarray
-Block = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Chunks = int | tuple[tuple[int, ...], ...] | None
+Fill = Callable[[slice, np.ndarray], None]
+"""Writes the values of a stripe of a block's lines into a float32 array (line, pixel)."""
+Table = Callable[[np.ndarray, np.ndarray], Fill]
+"""From a block's line numbers and pixel numbers, increasing, to what fills it stripe by stripe."""
+
+STRIPE = 64
+"""Lines that are worked on at a time: what a stripe holds of a block stays in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ def interpolate_lut(
     shape: tuple[int, int],
     *,
     origin: tuple[int, int] = (0, 0),
-    chunks: int | None = None,
+    chunks: Chunks = None,
     field: str = "calibration vector",
     zero: bool = False,
 ) -> xr.DataArray:
@@ -61,7 +68,8 @@ def interpolate_lut(
     origin
         (line, pixel) of the first of them, for a window of an image.
     chunks
-        Side of the blocks of a lazy result; None computes at once.
+        Side of the blocks of a lazy result, or their heights and widths as an array of dask gives them; None computes
+        at once.
     field
         What the table is called in errors.
     zero
@@ -77,8 +85,8 @@ def interpolate_lut(
         When vectors are fewer than two, not increasing, not finite, zero or negative, or end more than one vector
         spacing before the image does.
     """
-    block = _table(lines, pixels, values, shape, origin, field, zero)
-    return _on_image(block, shape, origin, chunks)
+    rows, columns = _numbers(shape, origin)
+    return _on_image(gain_table(lines, pixels, values, rows, columns, field=field, zero=zero), rows, columns, chunks)
 
 
 def noise_power(
@@ -89,7 +97,7 @@ def noise_power(
     shape: tuple[int, int],
     *,
     origin: tuple[int, int] = (0, 0),
-    chunks: int | None = None,
+    chunks: Chunks = None,
 ) -> xr.DataArray:
     """Thermal noise in DN^2: the range vectors times the azimuth factor of the block a pixel lies in.
 
@@ -114,34 +122,25 @@ def noise_power(
     CalibrationError
         As interpolate_lut, and for a factor that is not finite or not above zero.
     """
-    for b in azimuth_blocks:
-        factors = np.asarray(b.values, dtype=float)
-        if factors.size != np.size(b.lines) or not np.all(np.isfinite(factors) & (factors > 0)):
-            raise _refused("the azimuth noise factors are damaged", "noise azimuth vector", "finite factors above 0")
-    in_range = _table(range_lines, range_pixels, range_values, shape, origin, "noise range vector", zero=True)
-
-    def block(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        noise = in_range(rows, columns)
-        for b in azimuth_blocks:
-            inside_rows = (rows >= b.first_line) & (rows <= b.last_line)
-            inside_columns = (columns >= b.first_pixel) & (columns <= b.last_pixel)
-            factor = np.interp(rows[inside_rows], b.lines, b.values)
-            noise[np.ix_(inside_rows, inside_columns)] *= factor[:, None]
-        return noise
-
-    return _on_image(block, shape, origin, chunks)
+    rows, columns = _numbers(shape, origin)
+    table = noise_table(range_lines, range_pixels, range_values, azimuth_blocks, rows, columns)
+    return _on_image(table, rows, columns, chunks)
 
 
-def _table(
+def gain_table(
     lines: Vectors,
     pixels: Vectors | Sequence[Vectors],
     values: Sequence[Vectors] | np.ndarray,
-    shape: tuple[int, int],
-    origin: tuple[int, int],
-    field: str,
-    zero: bool,
-) -> Block:
-    """A function of rows and columns that interpolates the checked vectors."""
+    rows: np.ndarray,
+    columns: np.ndarray,
+    *,
+    field: str = "calibration vector",
+    zero: bool = False,
+) -> Table:
+    """Checked vectors as a function of lines and pixels; arguments and errors as in interpolate_lut.
+
+    `rows` and `columns` are the line and pixel numbers of the image, which the table must reach.
+    """
     lines = np.asarray(lines, dtype=float)
     shared = np.ndim(pixels[0]) == 0
     per_vector = [np.asarray(pixels if shared else pixels[i], dtype=float) for i in range(lines.size)]
@@ -150,19 +149,78 @@ def _table(
         raise _refused("vectors, their lines and their pixels differ in number", field, "one value per pixel and line")
     if not all(np.all(np.isfinite(v) & ((v >= 0) if zero else (v > 0))) for v in vectors):
         raise _refused("a value is not a number, zero or negative", field, "finite values above 0")
-    _reaches(lines, origin[0], origin[0] + shape[0] - 1, f"{field}, line")
+    _reaches(lines, rows, f"{field}, line")
     for p in per_vector[:1] if shared else per_vector:
-        _reaches(p, origin[1], origin[1] + shape[1] - 1, f"{field}, pixel")
+        _reaches(p, columns, f"{field}, pixel")
 
-    def block(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        i, weight = _place(lines, rows)
-        needed = np.unique(np.concatenate([i, i + 1]))
-        on_columns = np.stack([_along(per_vector[k], vectors[k], columns) for k in needed])
-        below = np.searchsorted(needed, i)
-        above = np.searchsorted(needed, i + 1)
-        return on_columns[below] * (1 - weight)[:, None] + on_columns[above] * weight[:, None]
+    def on(rows: np.ndarray, columns: np.ndarray) -> Fill:
+        before, weight = _place(lines, rows)
+        weights = np.stack([1 - weight, weight], axis=1).astype("float32")
+        spans = []
+        for k in np.unique(before):
+            first, last = np.searchsorted(before, [k, k + 1])
+            pair = np.stack([_along(per_vector[j], vectors[j], columns) for j in (k, k + 1)]).astype("float32")
+            spans.append((slice(int(first), int(last)), weights[first:last], pair))
+        return lambda stripe, out: _fill(stripe, out, spans)
 
-    return block
+    return on
+
+
+def noise_table(
+    lines: Vectors,
+    pixels: Vectors | Sequence[Vectors],
+    values: Sequence[Vectors] | np.ndarray,
+    azimuth_blocks: Sequence[AzimuthBlock],
+    rows: np.ndarray,
+    columns: np.ndarray,
+) -> Table:
+    """Checked noise vectors as a function of lines and pixels; arguments and errors as in noise_power."""
+    for b in azimuth_blocks:
+        factors = np.asarray(b.values, dtype=float)
+        if factors.size != np.size(b.lines) or not np.all(np.isfinite(factors) & (factors > 0)):
+            raise _refused("the azimuth noise factors are damaged", "noise azimuth vector", "finite factors above 0")
+    in_range = gain_table(lines, pixels, values, rows, columns, field="noise range vector", zero=True)
+
+    def on(rows: np.ndarray, columns: np.ndarray) -> Fill:
+        fill = in_range(rows, columns)
+        rectangles = []
+        for b in azimuth_blocks:
+            part = _between(rows, b.first_line, b.last_line), _between(columns, b.first_pixel, b.last_pixel)
+            rectangles.append((*part, np.interp(rows[part[0]], b.lines, b.values).astype("float32")))
+
+        def both(stripe: slice, out: np.ndarray) -> None:
+            fill(stripe, out)
+            for lines, pixels, factor in rectangles:
+                within, target = _shared(stripe, lines)
+                out[target, pixels] *= factor[within, None]
+
+        return both
+
+    return on
+
+
+def stripes(rows: int) -> Iterator[slice]:
+    """Slices of at most STRIPE lines that make up a block."""
+    return (slice(start, min(start + STRIPE, rows)) for start in range(0, rows, STRIPE))
+
+
+def _fill(stripe: slice, out: np.ndarray, spans: Sequence[tuple[slice, np.ndarray, np.ndarray]]) -> None:
+    """Lines between two vectors each: weights (line, 2) times the two vectors (2, pixel), about 1e-7 of it off."""
+    for lines, weights, pair in spans:
+        within, target = _shared(stripe, lines)
+        if within.start < within.stop:
+            np.matmul(weights[within], pair, out=out[target])
+
+
+def _shared(stripe: slice, lines: slice) -> tuple[slice, slice]:
+    """What a stripe and a run of lines share: counted from the run's first line, and from the stripe's."""
+    first, last = max(stripe.start, lines.start), max(min(stripe.stop, lines.stop), stripe.start, lines.start)
+    return slice(first - lines.start, last - lines.start), slice(first - stripe.start, last - stripe.start)
+
+
+def _between(numbers: np.ndarray, first: int, last: int) -> slice:
+    """Where increasing numbers lie from first to last, inclusive."""
+    return slice(int(np.searchsorted(numbers, first)), int(np.searchsorted(numbers, last, side="right")))
 
 
 def _place(nodes: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -176,8 +234,9 @@ def _along(pixels: np.ndarray, values: np.ndarray, columns: np.ndarray) -> np.nd
     return values[i] * (1 - weight) + values[i + 1] * weight
 
 
-def _reaches(nodes: np.ndarray, first: int, last: int, field: str) -> None:
+def _reaches(nodes: np.ndarray, numbers: np.ndarray, field: str) -> None:
     """Refuse nodes that are not increasing or that end more than one spacing before the image."""
+    first, last = numbers[0], numbers[-1]
     if nodes.size < 2 or not np.all(np.diff(nodes) > 0):
         raise _refused("the vectors do not increase", field, "two or more, in increasing order")
     if first < nodes[0] - (nodes[1] - nodes[0]) or last > nodes[-1] + (nodes[-1] - nodes[-2]):
@@ -188,19 +247,29 @@ def _reaches(nodes: np.ndarray, first: int, last: int, field: str) -> None:
         )
 
 
-def _on_image(block: Block, shape: tuple[int, int], origin: tuple[int, int], chunks: int | None) -> xr.DataArray:
-    rows = np.arange(origin[0], origin[0] + shape[0])
-    columns = np.arange(origin[1], origin[1] + shape[1])
+def _numbers(shape: tuple[int, int], origin: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    return np.arange(origin[0], origin[0] + shape[0]), np.arange(origin[1], origin[1] + shape[1])
+
+
+def _on_image(table: Table, rows: np.ndarray, columns: np.ndarray, chunks: Chunks) -> xr.DataArray:
+    def block(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        out, fill = np.empty((rows.size, columns.size), dtype="float32"), table(rows.ravel(), columns.ravel())
+        for stripe in stripes(rows.size):
+            fill(stripe, out[stripe])
+        return out
+
     data: np.ndarray | da.Array
     if chunks is None:
-        data = block(rows, columns).astype("float32")
+        data = block(rows, columns)
     else:
-        lazy_rows = da.from_array(rows[:, None], chunks=(chunks, 1))
-        lazy_columns = da.from_array(columns[None, :], chunks=(1, chunks))
-        data = da.map_blocks(
-            lambda r, c: block(r[:, 0], c[0]).astype("float32"), lazy_rows, lazy_columns, dtype="float32"
-        )
+        data = da.map_blocks(block, *lazy_numbers(rows, columns, chunks), dtype="float32")
     return xr.DataArray(data, dims=("y", "x"), coords={"y": rows, "x": columns})
+
+
+def lazy_numbers(rows: np.ndarray, columns: np.ndarray, chunks: Chunks) -> tuple[da.Array, da.Array]:
+    """Line numbers (y, 1) and pixel numbers (1, x) in the blocks of an image, for map_blocks."""
+    heights, widths = chunks if isinstance(chunks, tuple) else (chunks, chunks)
+    return da.from_array(rows[:, None], chunks=(heights, 1)), da.from_array(columns[None, :], chunks=(1, widths))
 
 
 def _refused(what: str, item: str, enough: str) -> CalibrationError:

@@ -10,10 +10,10 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
-from rasterio.enums import Resampling
 
-from catalog.errors import CalibrationError, FootprintError, GeolocationError
+from catalog.errors import AssetError, CalibrationError, FootprintError, GeolocationError, GridError
 from catalog.metadata.raster import check_complete, read_header
+from catalog.read.classes import CLASS_RESAMPLINGS, Decode, coarser, warp_classes
 from catalog.read.engines import ENGINES, Chunks, bare_item, warp
 from catalog.read.files import checked, failures, method_of, no_such, same_affine
 from catalog.read.native import native_band, native_coords
@@ -88,30 +88,65 @@ def read(
 
 
 def read_quality(
-    scene: Scene, geobox: GeoBox, layer: str, *, shift_m: tuple[float, float] = (0.0, 0.0)
+    scene: Scene,
+    geobox: GeoBox,
+    layer: str,
+    *,
+    shift_m: tuple[float, float] = (0.0, 0.0),
+    resampling: str | None = None,
+    bands: Sequence[int] = (1,),
+    decode: Decode | None = None,
 ) -> xr.DataArray:
-    """A quality layer of a scene on a grid, by nearest neighbour: classes and bits are never mixed.
+    """A quality layer of a scene on a grid, by mode onto coarser pixels, else by nearest neighbour.
+
+    Parameters
+    ----------
+    resampling
+        nearest or mode, whatever the pixels are; classes and bits are never mixed.
+    bands
+        Raster bands of the layer that `decode` takes, from 1.
+    decode
+        From the file's own codes (band, y, x) to classes (y, x) uint8, 0 for no data, before they are resampled: so
+        several codes of one meaning count together in a mode, and pixels without data do not count.
 
     Returns
     -------
     xr.DataArray
-        (y, x) in the file's own unsigned type; the layer's no-data number (0 where it has none) outside.
+        (y, x) in the file's own unsigned type, or uint8 of `decode`; the layer's no-data number (0 where it has none,
+        and of decoded classes) outside.
 
     Raises
     ------
     GridError
-        The scene has no such layer.
+        The scene has no such layer, or the resampling would mix classes.
     AssetError, FootprintError
-        As in `read`.
+        As in `read`; also where the file lacks one of the raster bands.
     """
     if layer not in scene.quality:
         raise no_such("quality layer", layer, scene.quality, scene.id)
+    if resampling is not None and resampling not in CLASS_RESAMPLINGS:
+        raise GridError(
+            f"classes cannot be resampled by {resampling}: a mean of two classes is a third",
+            item=f"{scene.id}: {layer}",
+            enough=f"one of {', '.join(CLASS_RESAMPLINGS)}",
+            todo="leave resampling out, or name one of these",
+        )
     source = scene.quality[layer]
     header = checked(scene, source)
+    if max(bands) > header.count:
+        raise AssetError(
+            f"a {layer} layer has {header.count} raster bands",
+            item=f"{scene.id}: {source.href}",
+            enough=str(max(bands)),
+        )
     moved = _moved(geobox, shift_m)
-    fill = 0 if source.nodata is None else int(source.nodata)
+    fill = 0 if source.nodata is None or decode else int(source.nodata)
     with failures(scene):
-        values = warp(source.href, moved, Resampling.nearest, np.dtype(header.dtype), source.nodata, fill)
+        method = method_of(resampling or ("mode" if coarser(moved, header) else "nearest"))
+        if decode is None:
+            values = warp(source.href, moved, method, np.dtype(header.dtype), source.nodata, fill)
+        else:
+            values = warp_classes(source.href, moved, method, bands, decode)
     return xr.DataArray(values, dims=("y", "x"), coords=xr_coords(geobox, always_yx=True), name=layer)
 
 

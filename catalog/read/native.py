@@ -17,18 +17,28 @@ from catalog.scene import BandSource
 
 def native_band(source: BandSource, chunks: Chunks) -> xr.DataArray:
     """One band as float32 or complex64, NaN where nothing was measured."""
-    first = _stored(source.href, source.index, chunks)
+    parts = [_stored(source.href, source.index, chunks)]
     if source.complex_pair:
-        second = _stored(source.href, source.index + 1, chunks)
-        values = first.astype(np.float32) + np.complex64(1j) * second.astype(np.float32)
-        pair = (first == source.nodata) & (second == source.nodata)
-        unmeasured = None if source.nodata is None else pair
+        parts.append(_stored(source.href, source.index + 1, chunks))
+    kind = np.complex64 if source.complex_pair or parts[0].dtype.kind == "c" else np.float32
+    nodata = None if source.nodata is None or math.isnan(source.nodata) else source.nodata
+    values: xr.DataArray = xr.apply_ufunc(
+        _measured, *parts, kwargs={"nodata": nodata, "kind": kind}, dask="parallelized", output_dtypes=[kind]
+    )
+    return values
+
+
+def _measured(*parts: np.ndarray, nodata: float | None, kind: type[np.generic]) -> np.ndarray:
+    """One block, NaN where all parts hold the no-data number; in few passes, for large images wait for this."""
+    values = np.empty(parts[0].shape, dtype=kind)
+    if len(parts) == 2:
+        values.real, values.imag = parts
     else:
-        values = first.astype(np.complex64 if first.dtype.kind == "c" else np.float32)
-        missing = source.nodata is None or math.isnan(source.nodata)
-        unmeasured = None if missing else first == source.nodata
-    hole = np.complex64(complex(math.nan, math.nan)) if values.dtype.kind == "c" else np.float32("nan")
-    return values if unmeasured is None else values.where(~unmeasured, hole)
+        values[...] = parts[0]
+    if nodata is not None:
+        hole = complex(math.nan, math.nan) if kind is np.complex64 else math.nan
+        np.copyto(values, hole, where=np.logical_and.reduce([part == nodata for part in parts]))
+    return values
 
 
 def _stored(href: str, index: int, chunks: Chunks) -> xr.DataArray:
