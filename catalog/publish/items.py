@@ -86,6 +86,7 @@ def cube_item(
         "cube:variables": {
             "data": {"dimensions": ["time", "band", "y", "x"], "type": "data", "unit": attrs["units"]},
             "quality": {"dimensions": ["time", "y", "x"], "type": "auxiliary"},
+            **_layers(cube),
         },
     }
     if attrs["geobox"] is not None:
@@ -110,6 +111,15 @@ def cube_item(
         kind = "image/tiff; application=geotiff; profile=cloud-optimized"
         item.add_asset("preview", _file(folder, preview.name, "Clearest date, on the cube's grid", kind, ["overview"]))
     return _commit(ledger, "cubes", item)
+
+
+def _layers(cube: xr.Dataset) -> dict[str, Any]:
+    """What a cube keeps of every scene beside its data and quality, as angles, layover and shadow."""
+    found = {str(k): v for k, v in cube.data_vars.items() if v.dims == ("time", "y", "x") and k != "quality"}
+    return {
+        k: {"dimensions": ["time", "y", "x"], "type": "auxiliary", "unit": str(v.attrs.get("units", "1"))}
+        for k, v in sorted(found.items())
+    }
 
 
 def map_item(
