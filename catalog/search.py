@@ -15,6 +15,7 @@ from pystac_client.stac_api_io import StacApiIO
 from urllib3 import Retry
 
 from catalog.errors import MetadataError, NothingFound, ServiceError
+from catalog.geocode.affine import refuse_item
 from catalog.scene import Scene, end_of, href_of
 from catalog.sensors import SENSORS, Sensor
 
@@ -26,6 +27,8 @@ RETRIES = 5
 
 LABELS, DEM = "labels", "dem"
 """Collections of rasters that are no scene."""
+DEMS = {DEM: ("height", ""), "cop-dem-glo-30": ("data", "EGM2008"), "cop-dem-glo-90": ("data", "EGM2008")}
+"""Collections of heights: asset, and what heights count from where the item does not say."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ class Raster:
     classes: tuple[LabelClass, ...] = ()
     """Of labels; empty for heights."""
     height_reference: str = ""
-    """ellipsoid or geoid for heights; empty for labels."""
+    """What heights count from: ellipsoid, EGM96, EGM2008 or another datum; empty for labels."""
+    geoid: str = ""
+    """Raster of that geoid's undulation; empty where PROJ is to know it."""
 
 
 def search(
@@ -112,13 +117,12 @@ def search(
             enough=f"one of the collections {', '.join(wanted) or 'that such a sensor would have'}",
             todo=f"register such products, or ask for what there is: {', '.join(sorted(held)) or 'nothing yet'}",
         )
-    names = {row.id for row in rows}
     first, last = instant(start), instant(end, closing=True)
     where = {"bbox": list(bbox)} if bbox is not None else {"intersects": dict(geometry or _WORLD)}
 
     def found(**more: Any) -> list[Scene]:
         answer = _asking(url, lambda: list(client.search(collections=present, limit=250, **more).items()))
-        return [s for s in map(Scene.from_item, _once(url, answer)) if s.sensor in names]
+        return [s for s in map(Scene.from_item, _once(url, answer)) if s.sensor in sensors]
 
     scenes = [s for s in found(**where, datetime=_interval(first, last)) if _within(s, first, last)]
     if not scenes:
@@ -157,14 +161,14 @@ def labels(
 def dems(
     url: str, *, bbox: Sequence[float] | None = None, geometry: Mapping[str, Any] | None = None
 ) -> tuple[Raster, ...]:
-    """Height rasters that touch an area, in the order of id; () where there is none.
+    """Height rasters that touch an area, by collection and id; () where there is none.
 
     Raises
     ------
     ServiceError
         The API does not answer.
     """
-    return _rasters(url, DEM, "height", bbox, geometry, None)
+    return tuple(r for name, (asset, _) in DEMS.items() for r in _rasters(url, name, asset, bbox, geometry, None))
 
 
 def instant(value: Instant, closing: bool = False) -> datetime | None:
@@ -234,9 +238,10 @@ def _row(name: str) -> Sensor:
 
 
 def _once(url: str, items: Iterable[pystac.Item]) -> list[pystac.Item]:
-    """Items without those that paging repeated; two different items of one id are refused."""
+    """Items without those that paging repeated; two of one id, and affines in radar geometry, are refused."""
     unique: dict[tuple[str | None, str], pystac.Item] = {}
     for item in items:
+        refuse_item(item)
         known = unique.setdefault((item.collection_id, item.id), item)
         if known.to_dict(transform_hrefs=False) != item.to_dict(transform_hrefs=False):
             raise ServiceError(
@@ -270,8 +275,7 @@ def _why_nothing(
 ) -> NothingFound:
     """The area is outside every scene, or the period has none: which, and what there would have been."""
     wanted, period = ", ".join(sensors), f"{_day(first)} to {_day(last)}"
-    there = found(**where)
-    if there:
+    if there := found(**where):
         begin, end = min(s.datetime for s in there), max(end_of(s) for s in there)
         return NothingFound(
             f"the area has {len(there)} scenes of {wanted}, none of them from {period}",
@@ -322,7 +326,7 @@ def _rasters(
 def _raster(item: pystac.Item, key: str) -> Raster:
     start, end = (item.common_metadata.start_datetime, item.common_metadata.end_datetime)
     stamp = item.datetime or start
-    asset = item.assets.get(key)
+    asset, collection = item.assets.get(key), item.collection_id or ""
     if asset is None or item.geometry is None or stamp is None:
         raise MetadataError(
             f"an item of collection {item.collection_id} has no asset {key}, no geometry or no time",
@@ -341,5 +345,6 @@ def _raster(item: pystac.Item, key: str) -> Raster:
         end=instant(end or stamp) or stamp,
         nodata=None if nodata is None else float(nodata),
         classes=tuple(LabelClass(int(c["value"]), str(c.get("description") or c["name"])) for c in classes),
-        height_reference=str(item.properties.get("ringmoe:height_reference", "")),
+        height_reference=str(item.properties.get("ringmoe:height_reference", DEMS.get(collection, ("", ""))[1])),
+        geoid=href_of(item.assets["geoid"]) if "geoid" in item.assets else "",
     )

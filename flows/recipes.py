@@ -45,9 +45,20 @@ def make_sandbox(settings: Settings, *, seed: int, size_px: int) -> sandbox.Summ
 
 
 def register_once(
-    settings: Settings, products: Sequence[Path], labels: Sequence[Path] = (), dems: Sequence[Path] = ()
+    settings: Settings,
+    products: Sequence[Path],
+    labels: Sequence[Path] = (),
+    dems: Sequence[Path] = (),
+    *,
+    height_reference: str | None = None,
+    geoid: Path | None = None,
 ) -> tuple[int, list[tuple[str, str]]]:
     """Register products, label rasters and DEMs into one static catalogue; unchanged files are not read again.
+
+    Parameters
+    ----------
+    height_reference, geoid
+        What the DEMs' heights count from, and a raster of that geoid, as catalog.register.register_dem takes them.
 
     Returns
     -------
@@ -59,7 +70,7 @@ def register_once(
     CatalogError
         When nothing could be registered.
     """
-    key = _state([*products, *labels, *dems])
+    key = _state([*products, *labels, *dems, *([geoid] if geoid else ())]) + (height_reference or "")
     stamp = settings.scenes / "registered.json"
     if stamp.exists():
         before = json.loads(stamp.read_text())
@@ -72,7 +83,8 @@ def register_once(
         progress=lambda done, total, note: progress.tell("register", done, total, note),
     )
     rasters = register.register_labels(list(labels), settings.scenes) if labels else ()
-    rasters += register.register_dem(list(dems), settings.scenes) if dems else ()
+    if dems:
+        rasters += register.register_dem(list(dems), settings.scenes, height_reference=height_reference, geoid=geoid)
     failed = list(found.failed)
     if not found.items:
         raise CatalogError(

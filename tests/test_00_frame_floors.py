@@ -14,12 +14,17 @@ from packaging.utils import canonicalize_name
 IMPORT_ALL = """
 import importlib, pathlib, sys
 
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in BLOCKED:
-            raise ModuleNotFoundError(f"{name} is outside of this floor", name=name)
+class Hiding:
+    def __init__(self, finder):
+        self.finder = finder
 
-sys.meta_path.insert(0, Refuse())
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in BLOCKED else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 for module in MODULES:
     importlib.import_module(module)
 """
@@ -33,7 +38,7 @@ def modules(root: Path, package: str) -> list[str]:
 
 
 def import_without(root: Path, names: list[str], blocked: set[str], *options: str) -> None:
-    """Import the modules in a fresh interpreter that refuses the blocked top-level names."""
+    """Import the modules in a fresh interpreter that has not the blocked top-level names."""
     script = f"BLOCKED = {blocked!r}\nMODULES = {names!r}\nimport sys; sys.path.insert(0, {str(root)!r})\n" + IMPORT_ALL
     command = [sys.executable, *options, "-c", script]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)

@@ -22,6 +22,7 @@ from catalog.calibrate.border import ALONG, border_noise
 from catalog.calibrate.quality import DECODERS, PRECEDENCE, combined, grown
 from catalog.errors import AssetError, CalibrationError, GridError
 from catalog.grid import Tile, utm_crs
+from catalog.quantify import Reading
 from catalog.read import read_quality
 from catalog.register import register
 from catalog.sandbox import REGIONS, sentinel1
@@ -243,7 +244,7 @@ def test_what_is_not_shipped_is_said_in_the_cube(scene: Scene, tmp_path: Path) -
     """No layer, or only one of an unknown kind: clouds count as clear, and the cube's notes say so."""
     tile = Tile("t", _grid(40, 40, 10.0))
     bare = replace(scene, quality={})
-    built = ingest.build(ingest.Unit(scene.sensor, tile, (bare,), "2024", None, None))
+    built = ingest.build(ingest.Unit(scene.sensor, tile, (bare,), "2024", None), tmp_path / "c.zarr")
     assert built.attrs["notes"] == [f"{scene.id} ships no quality layer: clouds count as clear"]
     odd = _layer(scene, "haze_probability", tiny.write_tif(tmp_path / "h.tif", np.ones((4, 4), "uint8")))
     assert [n.split(": ")[1] for n in quantify.look(odd, tile).notes] == [
@@ -252,11 +253,12 @@ def test_what_is_not_shipped_is_said_in_the_cube(scene: Scene, tmp_path: Path) -
     ]
 
 
-def test_growing_is_part_of_what_a_cube_is(scene: Scene) -> None:
+def test_growing_is_part_of_what_a_cube_is(scene: Scene, tmp_path: Path) -> None:
     """Units that differ in it are two, and one that does not grow is what it was before there was an option."""
-    unit = ingest.Unit(scene.sensor, Tile("t", _grid(40, 40, 10.0)), (scene,), "2024", None, None)
-    assert replace(unit, dilate_m=120.0).id != unit.id == replace(unit, dilate_m=0.0).id
-    built = ingest.build(replace(unit, dilate_m=120.0))
+    unit = ingest.Unit(scene.sensor, Tile("t", _grid(40, 40, 10.0)), (scene,), "2024", None)
+    wide = replace(unit, how=Reading(dilate_m=120.0))
+    assert wide.id != unit.id == replace(unit, how=Reading(dilate_m=0.0)).id
+    built = ingest.build(wide, tmp_path / "c.zarr")
     assert "grown by 120 m" in str(built.attrs["notes"])
 
 

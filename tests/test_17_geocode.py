@@ -19,6 +19,7 @@ from rasterio.rpc import RPC
 
 from catalog.errors import GeolocationError
 from catalog.geocode import (
+    Dem,
     RadarGrid,
     bistatic_reference_s,
     geocode,
@@ -309,7 +310,9 @@ def test_rpc_at_one_height_has_a_closed_form() -> None:
 
 def test_rpc_on_a_plane_meets_it_where_algebra_does(tmp_path: Path) -> None:
     """On h = 300 + 1000 (lon - 12), lon - 12 = (pixel - 400 - 12) 1e-4 / 1.004 to a tenth of a metre."""
-    longitude, latitude, height = place_by_rpc(tilted_rpc(), (60, 90), plane_dem(tmp_path / "dem.tif"))
+    longitude, latitude, height = place_by_rpc(
+        tilted_rpc(), (60, 90), [Dem(plane_dem(tmp_path / "dem.tif"), "ellipsoid")]
+    )
     _, pixel = np.meshgrid(np.arange(60), np.arange(90), indexing="ij")
     east = (pixel - 400 - 0.04 * 300) * 1e-4 / 1.004
     np.testing.assert_allclose(longitude.values, LON + east, atol=1e-6)
@@ -323,9 +326,9 @@ def test_rpc_refuses_what_it_cannot_place(tmp_path: Path) -> None:
     far = tilted_rpc()
     far.long_off = 40.0
     for height, rpc in (
-        (geoid, tilted_rpc()),
-        (str(tmp_path / "none.tif"), tilted_rpc()),
-        (plane_dem(tmp_path / "dem.tif"), far),
+        ([Dem(geoid, "EGM96")], tilted_rpc()),
+        ([Dem(str(tmp_path / "none.tif"), "ellipsoid")], tilted_rpc()),
+        ([Dem(plane_dem(tmp_path / "dem.tif"), "ellipsoid")], far),
         (float("nan"), tilted_rpc()),
     ):
         with pytest.raises(GeolocationError):

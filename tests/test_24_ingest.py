@@ -23,6 +23,7 @@ from catalog.errors import AssetError, CalibrationError, CatalogError, CubeError
 from catalog.ingest import Unit, ingest, plan
 from catalog.ledger import Ledger, file_digest, tree_digest
 from catalog.publish import lonlat
+from catalog.quantify import Reading
 from catalog.register import register
 from catalog.scene import BandSource, Scene
 from catalog.sensors import SENSORS, Quality
@@ -224,7 +225,7 @@ def test_all_that_determines_a_cube_is_in_its_name() -> None:
         unit_of(a, dataclasses.replace(b, id="c")),
         unit_of(a),
         unit_of(dataclasses.replace(a, properties={"eo:cloud_cover": 0.5}), b),
-        unit_of(a, b, engine="stackstac"),
+        unit_of(a, b, how=Reading(engine="stackstac")),
         plan([a, b], TILE, PERIOD, tile_m=1280.0)[0],
     ]
     assert len({base.id, *(u.id for u in others)}) == 1 + len(others)

@@ -23,6 +23,7 @@ from shapely.geometry import box
 from catalog import sandbox
 from catalog.ingest import ingest, plan
 from catalog.ledger import Ledger
+from catalog.quantify import Reading
 from catalog.search import dems, search
 from catalog.serve import served
 from flows import cli
@@ -103,6 +104,17 @@ def test_options_that_are_not_understood(refuse: Refuse, tmp_path: Path) -> None
         assert code == 2, said
         assert "Traceback" not in said
         assert "rror" in said
+
+
+def test_options_of_the_other_mode_are_not_dropped_in_silence(refuse: Refuse, tmp_path: Path) -> None:
+    """`run` says which options would do nothing on the sandbox, or on products."""
+    for words, named in (
+        (["--sandbox", "--steps", "3", "--train-bbox", "1,2,3,4"], ["--train-bbox", "--steps", "--sandbox"]),
+        (["--products", tmp_path, "--size", "300"], ["--size", "--products"]),
+    ):
+        code, said = refuse("run", *words, "--home", tmp_path / "home")
+        assert code == 2
+        assert all(word in said for word in named), said
 
 
 def test_a_home_without_scenes(refuse: Refuse, tmp_path: Path) -> None:
@@ -290,7 +302,7 @@ def make_cubes(home: Path, sensor: str) -> set[str]:
         scenes = search(url, bbox=(11, 46, 13, 48), start="2025-05-01", end="2025-08-31", sensors=[sensor])
         heights = dems(url, bbox=(11, 46, 13, 48))
     area = Geometry(box(11, 46, 13, 48).__geo_interface__, "EPSG:4326")
-    units = plan(scenes, area, "2025-05-01/2025-08-31", tile_m=2560.0, dems=heights)
+    units = plan(scenes, area, "2025-05-01/2025-08-31", tile_m=2560.0, how=Reading(dems=heights))
     return {ingest(unit, Ledger(home / "catalog"))["id"] for unit in units}
 
 

@@ -17,6 +17,8 @@ LONG_NAMES: Mapping[str, str] = {
     "beta_nought": "beta nought, linear power in the slant plane",
     "gamma_nought": "gamma nought, linear power",
     "sigma_nought_amplitude": "complex amplitude whose squared magnitude is sigma nought",
+    "beta_nought_amplitude": "complex amplitude whose squared magnitude is beta nought",
+    "gamma_nought_amplitude": "complex amplitude whose squared magnitude is gamma nought",
 }
 """Quantity to the name that a person reads."""
 

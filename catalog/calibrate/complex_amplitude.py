@@ -53,7 +53,9 @@ def amplitude_factor(
     return factors
 
 
-def complex_from_scale(dn: xr.DataArray, scale: Mapping[str, float]) -> xr.DataArray:
+def complex_from_scale(
+    dn: xr.DataArray, scale: Mapping[str, float], quantity: str = "sigma_nought_amplitude"
+) -> xr.DataArray:
     """Complex amplitude of a product with one scale factor per channel: S = DN * scale.
 
     Capella: sigma nought = (scale_factor |DN|)^2, and each polarisation has a factor of its own (Capella SAR Imagery
@@ -65,6 +67,8 @@ def complex_from_scale(dn: xr.DataArray, scale: Mapping[str, float]) -> xr.DataA
         (band, y, x), complex; NaN where nothing was measured; may be lazy.
     scale
         Polarisation to scale factor.
+    quantity
+        sigma_nought_amplitude, beta_nought_amplitude or gamma_nought_amplitude: what the factor was made for.
 
     Returns
     -------
@@ -77,10 +81,10 @@ def complex_from_scale(dn: xr.DataArray, scale: Mapping[str, float]) -> xr.DataA
     """
     dn = complex_dn(dn)
     gain = per_band(dn, "scale_factor", scale, zero=False, negative=False)
-    return described(dn * gain, "sigma_nought_amplitude", "1", dn)
+    return described(dn * gain, _amplitude(quantity), "1", dn)
 
 
-def complex_from_gain(dn: xr.DataArray, gain: xr.DataArray) -> xr.DataArray:
+def complex_from_gain(dn: xr.DataArray, gain: xr.DataArray, quantity: str = "sigma_nought_amplitude") -> xr.DataArray:
     """Complex amplitude by a look-up table: S = DN / A, so that |S|^2 = |DN|^2 / A^2, phase kept.
 
     Parameters
@@ -89,6 +93,8 @@ def complex_from_gain(dn: xr.DataArray, gain: xr.DataArray) -> xr.DataArray:
         (band, y, x), complex; NaN where nothing was measured; may be lazy.
     gain
         Calibration values A, (band, y, x) or (y, x), as calibrate.interpolate_lut makes them.
+    quantity
+        As in complex_from_scale: the look-up table that was taken.
 
     Returns
     -------
@@ -100,4 +106,15 @@ def complex_from_gain(dn: xr.DataArray, gain: xr.DataArray) -> xr.DataArray:
         For real pixels or a table on another grid.
     """
     dn = complex_dn(dn)
-    return described(dn / on_grid(gain, dn, "gain"), "sigma_nought_amplitude", "1", dn)
+    return described(dn / on_grid(gain, dn, "gain"), _amplitude(quantity), "1", dn)
+
+
+def _amplitude(quantity: str) -> str:
+    if not quantity.endswith("_nought_amplitude"):
+        raise CalibrationError(
+            f"complex pixels become no {quantity}",
+            item="quantity",
+            enough="sigma_nought_amplitude, beta_nought_amplitude or gamma_nought_amplitude",
+            todo="ask for the amplitude, then square its magnitude",
+        )
+    return quantity

@@ -192,9 +192,9 @@ def calibrate(dn: xr.DataArray, constants: Calibration, quantity: str) -> xr.Dat
         case Decibels():
             return backscatter.power_from_db(dn, quantity)
         case AmplitudeFactor():
-            return complex_amplitude.complex_from_scale(dn, constants.factor)
+            return complex_amplitude.complex_from_scale(dn, constants.factor, quantity)
         case AmplitudeTables():
-            return complex_amplitude.complex_from_gain(dn, _gains(dn, constants.gain))
+            return complex_amplitude.complex_from_gain(dn, _gains(dn, constants.gain), quantity)
 
 
 def provenance(constants: Calibration) -> dict[str, Any]:

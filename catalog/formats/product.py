@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from catalog.metadata.raster import RasterHeader
+from catalog.errors import AssetError
+from catalog.metadata.raster import RasterHeader, read_header
 from catalog.scene import Encoding
 from catalog.sensors import Geolocation
 
@@ -42,6 +43,8 @@ class ProductFile:
     """What the metadata says of its grid."""
     nodata: float | None = None
     """Overrides the file's own, and the sensor's."""
+    layers: int = 1
+    """Raster bands of a quality layer, as the eight of UDM2."""
     complex_pair: bool = False
     """True where two raster bands are one complex band."""
     scale: Mapping[str, float] = field(default_factory=dict)
@@ -50,8 +53,15 @@ class ProductFile:
     """Band to raster:offset."""
     gsd_m: float | None = None
     """Ground sampling distance; the sensor row's where None."""
+    inside: str = ""
+    """GDAL's name of a raster inside the file, {path} standing for its path; empty where the file is the raster."""
     header: RasterHeader | None = None
     """The file's header where recognising the folder read it already."""
+
+    @property
+    def raster(self) -> str:
+        """What GDAL opens: the file, or the raster inside it."""
+        return (self.inside or "{path}").replace("{path}", str(self.path))
 
 
 @dataclass(frozen=True)
@@ -93,3 +103,22 @@ def by_polarisation(folder: Path) -> dict[str, Path]:
         if match := _POLARISATION.search(path.stem):
             found.setdefault(match[1].upper(), path)
     return found
+
+
+def checked_header(path: Path | str, pixels: Literal["complex", "real"]) -> RasterHeader:
+    """The header of a raster whose pixels are complex, or real.
+
+    Raises
+    ------
+    AssetError
+        Naming the file and the type its pixels have.
+    """
+    header = read_header(str(path))
+    if header.dtype.startswith("complex") != (pixels == "complex"):
+        raise AssetError(
+            f"the pixels of a file are {header.dtype}, its product says {pixels} ones",
+            item=str(path),
+            enough=f"a raster of {pixels} numbers",
+            todo="fetch the file again, at the level that its metadata names",
+        )
+    return header

@@ -10,7 +10,7 @@ import numpy as np
 
 from catalog.calibrate.constants import BackscatterTables, GainVectors, NoiseVectors
 from catalog.calibrate.lut import AzimuthBlock
-from catalog.errors import UnknownProduct
+from catalog.errors import MetadataError, UnknownProduct
 from catalog.formats.product import ExpectedGrid, Product, ProductFile
 from catalog.geocode import RadarGrid, bistatic_reference_s
 from catalog.metadata import sentinel1, sentinel1_luts
@@ -23,50 +23,105 @@ _TIFF = (".tif", ".tiff")
 
 
 def products(folder: Path) -> tuple[Product, ...]:
-    """A GRD SAFE with manifest.safe and annotation; () where the folder is none."""
+    """A GRD SAFE with manifest.safe and annotation; () where the folder is none, an SLC among them.
+
+    A polarisation without its noise file is registered; its calibration then says that the noise is left in.
+    """
     if not (folder / "manifest.safe").exists() or not (folder / "annotation").is_dir():
         return ()
     manifest = sentinel1.read_manifest(folder / "manifest.safe")
+    if manifest.product_type == "SLC":
+        return ()
     if manifest.product_type != "GRD":
         raise UnknownProduct(
             f"a Sentinel-1 {manifest.product_type} cannot be registered",
             item=str(folder),
-            enough="the GRD of the same acquisition",
-            todo="fetch the GRD",
+            enough="the GRD or SLC of the same acquisition",
+            todo="fetch one of the two",
         )
     metadata = {"manifest": manifest.path}
     files, notes = [], []
     for path in sorted((folder / "annotation").glob("*.xml")):
         note = sentinel1.read_annotation(path)
         notes.append(note)
-        tables = folder / "annotation" / "calibration"
-        metadata[f"annotation-{note.polarisation}"] = path
-        for kind in ("calibration", "noise"):
-            table = tables / f"{kind}-{path.name}"
-            if not table.exists():
-                raise refuse(table, "the file", "is missing", f"the product's {kind} file beside its annotation")
-            metadata[f"{kind}-{note.polarisation}"] = table
+        metadata |= tables_beside(path, note.polarisation)
         files.append(_measurement(folder, path.stem, note))
     if not notes:
         raise refuse(folder / "annotation", "annotation/*.xml", "is missing", "one annotation per polarisation")
     return (_product(folder, manifest, notes[0], tuple(files), metadata),)
 
 
+def tables_beside(annotation: Path, polarisation: str) -> dict[str, Path]:
+    """Role to file of one polarisation's annotation and tables; the noise file may be missing.
+
+    Raises
+    ------
+    MetadataError
+        When the calibration file is missing.
+    """
+    tables = annotation.parent / "calibration"
+    table, noise = (tables / f"{kind}-{annotation.name}" for kind in ("calibration", "noise"))
+    if not table.exists():
+        raise refuse(table, "the file", "is missing", "the product's calibration file beside its annotation")
+    found = {f"annotation-{polarisation}": annotation, f"calibration-{polarisation}": table}
+    return found | ({f"noise-{polarisation}": noise} if noise.exists() else {})
+
+
 def calibration(scene: Scene, bands: Sequence[str]) -> BackscatterTables | None:
-    """Look-up tables of every polarisation, and of the noise where all of them have one; None without tables."""
-    if not any(role.startswith("calibration-") for role in scene.metadata):
+    """The tables of the scene's quantity, and of the noise where all polarisations have one; None without tables."""
+    tables = calibration_tables(scene, bands)
+    if not tables:
         return None
-    tables = {b: sentinel1_luts.read_calibration(metadata_file(scene, f"calibration-{b}")) for b in bands}
-    noisy = all(f"noise-{b}" in scene.metadata for b in bands)
+    silent = [b for b in bands if f"noise-{b}" not in scene.metadata]
     return BackscatterTables(
-        gain={b: GainVectors(t.lines, t.pixels, t.sigma_nought) for b, t in tables.items()},
-        noise={b: _noise(metadata_file(scene, f"noise-{b}")) for b in bands} if noisy else {},
+        gain={b: GainVectors(t.lines, t.pixels, t.gain(scene.quantity)) for b, t in tables.items()},
+        noise={} if silent else {b: noise_vectors(read_noise(scene, b)) for b in bands},
         source=", ".join(t.path.name for t in tables.values()),
+        record={
+            "table": scene.quantity,
+            **({"noise": f"left in: no noise file of {', '.join(silent)}"} if silent else {}),
+        },
     )
 
 
-def _noise(path: Path) -> NoiseVectors:
-    table = sentinel1_luts.read_noise(path)
+def calibration_tables(scene: Scene, bands: Sequence[str]) -> dict[str, sentinel1_luts.CalibrationTable]:
+    """Polarisation to its calibration file; empty where the scene came without any.
+
+    Raises
+    ------
+    MetadataError
+        When a polarisation asked for has none, or its file is of another polarisation.
+    """
+    if not any(role.startswith("calibration-") for role in scene.metadata):
+        return {}
+    missing = [b for b in bands if f"calibration-{b}" not in scene.metadata]
+    if missing:
+        raise MetadataError(
+            f"{', '.join(missing)} has no calibration file",
+            item=f"{scene.id}: {', '.join(r for r in sorted(scene.metadata) if r.startswith('calibration-'))}",
+            enough="a calibration file per polarisation asked for",
+            todo="register the product whole, or ask for the polarisations it has",
+        )
+    tables = {b: sentinel1_luts.read_calibration(metadata_file(scene, f"calibration-{b}")) for b in bands}
+    for band, table in tables.items():
+        _check_polarisation(table.path, table.polarisation, band)
+    return tables
+
+
+def read_noise(scene: Scene, band: str) -> sentinel1_luts.NoiseTable:
+    """The noise file of a polarisation, refused where it is of another."""
+    table = sentinel1_luts.read_noise(metadata_file(scene, f"noise-{band}"))
+    _check_polarisation(table.path, table.polarisation, band)
+    return table
+
+
+def _check_polarisation(path: Path, said: str, band: str) -> None:
+    if said != band:
+        raise refuse(path, "adsHeader/polarisation", f"is {said}, the image is {band}", f"the file of {band}")
+
+
+def noise_vectors(table: sentinel1_luts.NoiseTable) -> NoiseVectors:
+    """A noise file as the law takes it."""
     blocks = tuple(
         AzimuthBlock(v.first_line, v.last_line, v.first_pixel, v.last_pixel, v.lines, v.lut)
         for v in table.azimuth_vectors

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 from numpy.polynomial.polynomial import polyval
@@ -19,7 +19,7 @@ SPEED_OF_LIGHT_M_S = 299_792_458.0
 
 @dataclass(frozen=True)
 class RadarGrid:
-    """What places the pixels of a detected ground-range product: orbit, timing and the slant to ground range law."""
+    """What places a radar's pixels: orbit, timing and the slant to ground range law; `in_slant_range` for an SLC."""
 
     orbit_time_s: np.ndarray
     """(N,) seconds since any epoch, increasing."""
@@ -38,7 +38,7 @@ class RadarGrid:
     conversion_coefficients: np.ndarray
     """(M, K) ground range in metres = sum over k of c_k (slant range - origin)^k."""
     range_pixel_spacing_m: float
-    """Ground range from one sample to the next."""
+    """Ground range from one sample to the next; slant range in a slant-range image."""
     lines: int
     """Rows of the whole image."""
     samples: int
@@ -53,6 +53,13 @@ class RadarGrid:
 
     def __post_init__(self) -> None:
         n, m = np.size(self.orbit_time_s), np.size(self.conversion_time_s)
+        spacings = (self.line_interval_s, self.range_pixel_spacing_m)
+        if not np.all(np.isfinite(spacings)) or min(spacings) <= 0:
+            raise _refused(
+                f"a line interval of {spacings[0]} s and a pixel spacing of {spacings[1]} m place nothing",
+                "line interval, range pixel spacing",
+                "both above zero",
+            )
         shapes = np.shape(self.orbit_position_m) == np.shape(self.orbit_velocity_m_s) == (n, 3)
         rows = np.ndim(self.conversion_coefficients) == 2 and len(self.conversion_coefficients) == m
         if n < 2 or m < 1 or not shapes or not rows or np.size(self.conversion_origin_m) != m:
@@ -71,6 +78,71 @@ class RadarGrid:
                 "orbit",
                 "state vectors before the first line and after the last",
             )
+        vectors = (self.orbit_position_m, self.orbit_velocity_m_s)
+        if not all(np.isfinite(v).all() for v in vectors):
+            raise _refused("a state vector is not a number", "orbit", "finite positions and velocities")
+
+    @classmethod
+    def in_slant_range(
+        cls,
+        orbit: tuple[np.ndarray, np.ndarray, np.ndarray],
+        lines: tuple[float, float, int],
+        samples: tuple[float, float, int],
+        *,
+        bistatic_reference_s: float | None = None,
+        looks_right: bool = True,
+    ) -> Self:
+        """The grid of an image kept in slant range: sample = (slant range - first) / spacing.
+
+        Parameters
+        ----------
+        orbit
+            Times (N,), positions (N, 3) and velocities (N, 3), as in the fields.
+        lines
+            Zero-Doppler time of line 0 in seconds, line interval in seconds, count.
+        samples
+            Slant range of sample 0 in metres, spacing in metres (c / 2 over the range sampling rate), count.
+        """
+        time_s, position_m, velocity_m_s = orbit
+        return cls(
+            orbit_time_s=time_s,
+            orbit_position_m=position_m,
+            orbit_velocity_m_s=velocity_m_s,
+            first_line_s=lines[0],
+            line_interval_s=lines[1],
+            conversion_time_s=np.array([lines[0]]),
+            conversion_origin_m=np.array([samples[0]]),
+            conversion_coefficients=np.array([[0.0, 1.0]]),
+            range_pixel_spacing_m=samples[1],
+            lines=lines[2],
+            samples=samples[2],
+            bistatic_reference_s=bistatic_reference_s,
+            looks_right=looks_right,
+        )
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How the radar saw places, arrays of one shape; NaN where it did not."""
+
+    time_s: np.ndarray
+    """Zero-Doppler time since the orbit's epoch."""
+    slant_m: np.ndarray
+    """Distance from the satellite."""
+    towards: np.ndarray
+    """(..., 3) unit vectors from the place to the satellite, Earth-fixed."""
+    place_m: np.ndarray
+    """(..., 3) the place, Earth-fixed."""
+    satellite_m: np.ndarray
+    """(..., 3) the satellite at that time, Earth-fixed."""
+
+
+def sight(grid: RadarGrid, longitude: np.ndarray, latitude: np.ndarray, height_m: np.ndarray | float) -> Sight:
+    """Zero-Doppler time, distance and direction of the radar as seen from places; inputs as in image_coordinates."""
+    time_s, position, _, target = _zero_doppler(grid, longitude, latitude, height_m)
+    back = np.where(np.isfinite(time_s)[..., None], position - target, np.nan)
+    slant_m = np.linalg.norm(back, axis=-1)
+    return Sight(time_s, slant_m, back / slant_m[..., None], target, position)
 
 
 def image_coordinates(
@@ -104,7 +176,7 @@ def image_coordinates(
     if grid.bistatic_reference_s is not None:
         bistatic_s = slant_m / SPEED_OF_LIGHT_M_S - grid.bistatic_reference_s / 2
     line = (time_s - bistatic_s - grid.first_line_s) / grid.line_interval_s
-    pixel = _ground_range_m(grid, time_s, slant_m) / grid.range_pixel_spacing_m
+    pixel = ground_range_m(grid, time_s, slant_m) / grid.range_pixel_spacing_m
     to_the_right = np.sum(np.cross(velocity, position) * look, axis=-1) > 0
     line = np.where(to_the_right == grid.looks_right, line, np.nan)
     return line, np.where(np.isfinite(line), pixel, np.nan)
@@ -155,7 +227,7 @@ def incidence_angle(
     """Angle between the look and the ellipsoid's vertical at a place, in degrees; inputs as in image_coordinates."""
     _, position, _, target = _zero_doppler(grid, longitude, latitude, height_m)
     look = position - target
-    up = _vertical(longitude, latitude)
+    up = vertical(longitude, latitude)
     return np.degrees(np.arccos(np.sum(look * up, axis=-1) / np.linalg.norm(look, axis=-1)))
 
 
@@ -163,15 +235,15 @@ def _refused(what: str, item: str, enough: str, todo: str = "look at the product
     return GeolocationError(what, item=item, enough=enough, todo=todo)
 
 
-def _vertical(longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
+def vertical(longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
     """Unit normals of the ellipsoid, (..., 3), Earth-fixed."""
     lon, lat = np.radians(longitude), np.radians(latitude)
     return np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)], axis=-1)
 
 
-def _earth_fixed(longitude: np.ndarray, latitude: np.ndarray, height_m: np.ndarray | float) -> np.ndarray:
+def earth_fixed(longitude: np.ndarray, latitude: np.ndarray, height_m: np.ndarray | float) -> np.ndarray:
     """Earth-fixed x, y, z in metres, (..., 3), of geodetic coordinates on WGS 84."""
-    up = _vertical(longitude, latitude)
+    up = vertical(longitude, latitude)
     prime_vertical_m = SEMI_MAJOR_M / np.sqrt(1 - ECCENTRICITY_SQUARED * up[..., 2] ** 2)
     scale = np.stack([prime_vertical_m, prime_vertical_m, prime_vertical_m * (1 - ECCENTRICITY_SQUARED)], axis=-1)
     return (scale + np.asarray(height_m, dtype=float)[..., None]) * up
@@ -181,7 +253,7 @@ def _zero_doppler(
     grid: RadarGrid, longitude: np.ndarray, latitude: np.ndarray, height_m: np.ndarray | float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Zero-Doppler time, the satellite's position and velocity then, and the target; NaN time outside the orbit."""
-    target = _earth_fixed(np.asarray(longitude, float), np.asarray(latitude, float), height_m)
+    target = earth_fixed(np.asarray(longitude, float), np.asarray(latitude, float), height_m)
     origin_s = float(grid.orbit_time_s[0])
     orbit = CubicHermiteSpline(grid.orbit_time_s - origin_s, grid.orbit_position_m, grid.orbit_velocity_m_s)
     speed, acceleration = orbit.derivative(), orbit.derivative(2)
@@ -200,7 +272,7 @@ def _zero_doppler(
     return np.where(inside, time_s + origin_s, np.nan), position, velocity, target
 
 
-def _ground_range_m(grid: RadarGrid, time_s: np.ndarray, slant_m: np.ndarray) -> np.ndarray:
+def ground_range_m(grid: RadarGrid, time_s: np.ndarray, slant_m: np.ndarray) -> np.ndarray:
     """Ground range by the polynomials before and after in time, weighted linearly; held past the first and last."""
     times = np.asarray(grid.conversion_time_s, dtype=float)
     at = np.clip(np.nan_to_num(time_s, nan=times[0]), times[0], times[-1])

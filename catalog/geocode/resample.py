@@ -1,21 +1,24 @@
-"""Radar power onto a map grid in one resampling; an affine on a product in radar geometry is refused."""
+"""Calibrated pixels onto a map grid in one resampling: by range-Doppler, by rational polynomials or by an affine."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
+from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
-from pyproj import Transformer
-from scipy.ndimage import map_coordinates
+from rasterio.rpc import RPC
 
 from catalog.errors import GeolocationError
 from catalog.geocode.range_doppler import RadarGrid, image_coordinates, incidence_angle
+from catalog.geocode.rpc_forward import check_rpc, image_of, moved_by_height_m
+from catalog.geocode.sampling import places, row_blocks, sample
 
-BLOCK_ROWS = 256
 USE_UTM = "take a tile of catalog.grid"
+Shift = tuple[float, float]
+_Where = Callable[[slice], tuple[np.ndarray, np.ndarray]]
 
 
 def geocode(
@@ -24,7 +27,7 @@ def geocode(
     geobox: GeoBox,
     height: xr.DataArray | None,
     *,
-    shift_m: tuple[float, float] = (0.0, 0.0),
+    shift_m: Shift = (0.0, 0.0),
 ) -> xr.DataArray:
     """Calibrated power from radar geometry onto a map grid, in one bilinear resampling.
 
@@ -55,49 +58,120 @@ def geocode(
         When the height is on another grid or the power's coordinates are not equally spaced.
     """
     heights_m = _heights_on(geobox, height)
-    if shift_m != (0.0, 0.0) and geobox.crs is not None and geobox.crs.geographic:
-        raise _refused("a shift in metres cannot move a grid in degrees", str(geobox.crs), "a projected grid", USE_UTM)
     line_axis, pixel_axis = _axis(power, "y"), _axis(power, "x")
-    out = np.full((power.sizes["band"], *geobox.shape), np.nan, dtype="float32")
-    for rows in _row_blocks(geobox.shape[0]):
-        longitude, latitude = _places(geobox, rows, shift_m)
-        line, pixel = image_coordinates(grid, longitude, latitude, heights_m[rows])
-        row, column = (line - line_axis[0]) / line_axis[1], (pixel - pixel_axis[0]) / pixel_axis[1]
-        out[:, rows] = _sample(power, row, column)
-    return xr.DataArray(
-        out,
-        dims=("band", "y", "x"),
-        coords={"band": power["band"], **xr_coords(geobox, dims=("y", "x"))},
-        attrs={**power.attrs, **_terrain_note(grid, geobox, height)},
-        name=power.name,
-    )
+
+    def where(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        line, pixel = image_coordinates(grid, *places(geobox, rows, shift_m), heights_m[rows])
+        return (line - line_axis[0]) / line_axis[1], (pixel - pixel_axis[0]) / pixel_axis[1]
+
+    return _resampled(power, geobox, shift_m, where, _terrain_note(grid, geobox, height))
 
 
-def refuse_affine(item: str, geolocation: str, transform: tuple[float, ...] | None) -> None:
-    """Refuse an affine on a product in radar geometry: no affine is true there, an invented one misplaces in silence.
+def geocode_by_rpc(
+    values: xr.DataArray,
+    rpcs: RPC,
+    geobox: GeoBox,
+    height: xr.DataArray | None,
+    *,
+    shift_m: Shift = (0.0, 0.0),
+) -> xr.DataArray:
+    """Pixels of an image that rational polynomials place, onto a map grid in one bilinear resampling.
 
     Parameters
     ----------
-    item
-        The scene, for the error.
-    geolocation
-        affine, rpc or radar-grid.
-    transform
-        The affine that the item claims; None or the identity claims nothing.
+    values
+        (band, y, x) in physical units, NaN where nothing was measured; the whole image, or with line and pixel numbers
+        as coordinates a part of it. May be lazy.
+    rpcs
+        Rational polynomials from longitude, latitude and height above the ellipsoid to line and sample.
+    geobox, shift_m
+        As in `geocode`.
+    height
+        As in `geocode`; None takes the polynomials' own height offset, and the attributes say so.
+
+    Returns
+    -------
+    DataArray (band, y, x), float32, as from `geocode`.
 
     Raises
     ------
     GeolocationError
-        When a product that has no affine claims one.
+        As in `geocode`, or when the polynomials place nothing (a scale of zero).
     """
-    claims = transform is not None and tuple(transform)[:6] not in ((1, 0, 0, 0, 1, 0), (1, 0, 0, 0, -1, 0))
-    if geolocation != "affine" and claims:
-        raise _refused(
-            f"the item gives an affine {tuple(transform or ())[:6]} to a product in radar geometry",
-            item,
-            "no affine, or a product that was geocoded",
-            "remove proj:transform; such pixels are placed by orbit, timing and height, or by rational polynomials",
-        )
+    check_rpc(rpcs)
+    heights_m = np.full(geobox.shape, float(rpcs.height_off)) if height is None else _heights_on(geobox, height)
+    line_axis, pixel_axis = _axis(values, "y"), _axis(values, "x")
+
+    def where(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        line, pixel = image_of(rpcs, *places(geobox, rows, shift_m), heights_m[rows])
+        return (line - line_axis[0]) / line_axis[1], (pixel - pixel_axis[0]) / pixel_axis[1]
+
+    note = "placed at the heights given"
+    if height is None:
+        moved_m = moved_by_height_m(rpcs, 100.0)
+        level = f"at {rpcs.height_off:.0f} m above the ellipsoid, the height offset of the RPC"
+        note = f"placed {level}: no DEM; ground 100 m above it lies {moved_m:.0f} m off"
+    return _resampled(values, geobox, shift_m, where, {"terrain": note})
+
+
+def resample_map(values: xr.DataArray, geobox: GeoBox, *, shift_m: Shift = (0.0, 0.0)) -> xr.DataArray:
+    """Pixels of a geocoded raster onto another map grid, in one bilinear resampling.
+
+    For quantities whose digital numbers must not be mixed: calibrated to power first, then resampled.
+
+    Parameters
+    ----------
+    values
+        (band, y, x) in physical units, NaN where nothing was measured; `attrs["transform"]` and `attrs["crs"]` as
+        catalog.read.read_native gives them. May be lazy.
+    geobox, shift_m
+        As in `geocode`.
+
+    Returns
+    -------
+    DataArray (band, y, x), float32, as from `geocode`; on the raster's own grid unchanged.
+
+    Raises
+    ------
+    GeolocationError
+        When the raster has no affine or no CRS.
+    """
+    transform, crs = values.attrs.get("transform"), values.attrs.get("crs")
+    if transform is None or crs is None:
+        raise _refused("a raster has no affine or no CRS", str(values.name or "values"), "a geocoded raster")
+    to_pixel = ~Affine(*transform)
+
+    def where(rows: slice) -> tuple[np.ndarray, np.ndarray]:
+        x, y = places(geobox, rows, shift_m, str(crs))
+        column, row = to_pixel.a * x + to_pixel.b * y + to_pixel.c, to_pixel.d * x + to_pixel.e * y + to_pixel.f
+        return _settled(row - 0.5), _settled(column - 0.5)
+
+    return _resampled(values, geobox, shift_m, where, {})
+
+
+def _settled(position: np.ndarray) -> np.ndarray:
+    """Positions within a millionth of a pixel's centre on it: rounding must not open a hole beside a hole."""
+    whole = np.round(position)
+    return np.where(np.abs(position - whole) < 1e-6, whole, position)
+
+
+def _resampled(
+    values: xr.DataArray, geobox: GeoBox, shift_m: Shift, where: _Where, attrs: dict[str, str]
+) -> xr.DataArray:
+    """The values at the rows and columns that `where` gives for blocks of rows of the grid."""
+    if shift_m != (0.0, 0.0) and geobox.crs is not None and geobox.crs.geographic:
+        raise _refused("a shift in metres cannot move a grid in degrees", str(geobox.crs), "a projected grid", USE_UTM)
+    out = np.full((values.sizes["band"], *geobox.shape), np.nan, dtype="float32")
+    for rows in row_blocks(geobox.shape[0]):
+        out[:, rows] = sample(values, *where(rows))
+    kept = {k: v for k, v in values.attrs.items() if k not in ("transform", "crs")}
+    return xr.DataArray(
+        out,
+        dims=("band", "y", "x"),
+        coords={"band": values["band"], **xr_coords(geobox, dims=("y", "x"))},
+        attrs={**kept, **attrs},
+        name=values.name,
+    )
 
 
 def _refused(what: str, item: str, enough: str, todo: str = "look at the product's metadata files") -> GeolocationError:
@@ -134,43 +208,11 @@ def _axis(power: xr.DataArray, axis: str) -> tuple[float, float]:
     return numbers[0], step
 
 
-def _row_blocks(rows: int) -> Iterator[slice]:
-    return (slice(start, min(start + BLOCK_ROWS, rows)) for start in range(0, rows, BLOCK_ROWS))
-
-
-def _places(geobox: GeoBox, rows: slice, shift_m: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Longitude and latitude at which the unshifted scene shows each pixel centre of the rows."""
-    column, row = np.meshgrid(np.arange(geobox.shape[1]) + 0.5, np.arange(rows.start, rows.stop) + 0.5)
-    a, b, c, d, e, f = tuple(geobox.affine)[:6]
-    x, y = a * column + b * row + c, d * column + e * row + f
-    to_degrees = Transformer.from_crs(geobox.crs, "EPSG:4326", always_xy=True)
-    return to_degrees.transform(x - shift_m[0], y - shift_m[1])
-
-
-def _sample(power: xr.DataArray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Bilinear values (band, ...) at fractional rows and columns; no-data weighs nothing, less than half gives NaN."""
-    inside = (row > -1) & (row < power.sizes["y"]) & (column > -1) & (column < power.sizes["x"])
-    out = np.full((power.sizes["band"], *row.shape), np.nan, dtype="float32")
-    if not inside.any():
-        return out
-    top, left = max(int(row[inside].min()) - 1, 0), max(int(column[inside].min()) - 1, 0)
-    window = {"y": slice(top, int(row[inside].max()) + 3), "x": slice(left, int(column[inside].max()) + 3)}
-    at = np.stack([row[inside] - top, column[inside] - left])
-    for values, target in zip(power.isel(window).transpose("band", "y", "x").values, out, strict=True):
-        measured = np.isfinite(values)
-        weight = map_coordinates(measured.astype(float), at, order=1, mode="grid-constant")
-        total = map_coordinates(np.where(measured, values, 0.0).astype(float), at, order=1, mode="grid-constant")
-        with np.errstate(divide="ignore", invalid="ignore"):
-            target[inside] = np.where(weight >= 0.5, total / weight, np.nan)
-    return out
-
-
 def _terrain_note(grid: RadarGrid, geobox: GeoBox, height: xr.DataArray | None) -> dict[str, str]:
     if height is not None:
         return {"terrain": "placed at the heights given"}
-    longitude, latitude = (
-        np.asarray(v) for v in _places(geobox, slice(geobox.shape[0] // 2, geobox.shape[0] // 2 + 1), (0.0, 0.0))
-    )
+    row = geobox.shape[0] // 2
+    longitude, latitude = places(geobox, slice(row, row + 1))
     angle_deg = float(incidence_angle(grid, longitude[:1, :1], latitude[:1, :1], 0.0)[0, 0])
     per_100_m = 100 / np.tan(np.radians(angle_deg))
     return {"terrain": f"placed on the ellipsoid: ground 100 m above it lies {per_100_m:.0f} m nearer to the sensor"}

@@ -31,6 +31,19 @@ class CalibrationTable:
     absolute_constant: float
     """The absolute calibration constant, already part of the tables."""
 
+    def gain(self, quantity: str) -> np.ndarray:
+        """The amplitude divisor (l, p) of sigma_nought, beta_nought or gamma_nought.
+
+        Raises
+        ------
+        MetadataError
+            For a quantity that the file has no table of.
+        """
+        tables = {"sigma_nought": self.sigma_nought, "beta_nought": self.beta_nought, "gamma_nought": self.gamma}
+        if quantity not in tables:
+            raise refuse(self.path, "calibrationVector", f"holds no {quantity}", f"one of {', '.join(tables)}")
+        return tables[quantity]
+
 
 @dataclass(frozen=True)
 class NoiseRangeVector:

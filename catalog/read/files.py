@@ -12,6 +12,7 @@ from rasterio.warp import transform_bounds
 from shapely.geometry import shape
 
 from catalog.errors import AssetError, CatalogError, FootprintError, GridError
+from catalog.geocode import refuse_affine
 from catalog.metadata.raster import RasterHeader, check_complete, read_header
 from catalog.scene import BandSource, Scene
 
@@ -34,6 +35,14 @@ def checked(scene: Scene, source: BandSource) -> RasterHeader:
         problems.append(f"its affine is {header.transform}, the item says {source.transform}")
     if source.crs is not None and header.crs != source.crs:
         problems.append(f"its CRS is {header.crs}, the item says {source.crs}")
+    refuse_affine(
+        f"{scene.id}: {source.href}",
+        scene.geolocation,
+        source.transform,
+        shape=source.shape,
+        bounds=scene.properties.get("proj:bbox") or scene.bbox,
+        file_shape=header.shape,
+    )
     if source.index + source.complex_pair > header.count:
         problems.append(
             f"it has {header.count} raster bands, the item names number {source.index + source.complex_pair}"

@@ -93,9 +93,13 @@ def register_labels(
 
 
 def register_dem(
-    paths: Path | str | Sequence[Path | str], out: Path | str, *, height_reference: str = "ellipsoid"
+    paths: Path | str | Sequence[Path | str],
+    out: Path | str,
+    *,
+    height_reference: str | None = None,
+    geoid: Path | str | None = None,
 ) -> tuple[pystac.Item, ...]:
-    """Register height rasters in the collection `dem` of the catalogue at `out`.
+    """Register height rasters in the collection `dem` of the catalogue at `out`; parameters as in rasters.dem_item.
 
     Raises
     ------
@@ -103,7 +107,7 @@ def register_dem(
         Naming the file and what it lacks.
     """
     listed = [paths] if isinstance(paths, str | Path) else list(paths)
-    return _saved(out, [dem_item(Path(path), height_reference) for path in listed])
+    return _saved(out, [dem_item(Path(path), height_reference, Path(geoid) if geoid else None) for path in listed])
 
 
 def recognise(folder: Path) -> tuple[Product, ...]:

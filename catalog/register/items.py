@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Mapping
@@ -37,6 +38,7 @@ _MEDIA = {
     ".xml": pystac.MediaType.XML,
     ".safe": pystac.MediaType.XML,
     ".json": pystac.MediaType.JSON,
+    ".h5": pystac.MediaType.HDF5,
 }
 
 
@@ -60,7 +62,8 @@ def item_of(product: Product) -> pystac.Item:
             enough=f"one of {', '.join(sensor.quantities)}",
             todo="fetch the product at one of these levels",
         )
-    files = [replace(f, header=f.header or read_header(str(f.path))) for f in product.files]
+    files = [replace(f, header=f.header or read_header(f.raster)) for f in product.files]
+    sums = functools.cache(file_fields)  # several assets may lie in one file
     decimated = [_checked(product, file, sensor) for file in files]
     ring = product.footprint_lonlat
     if not ring or product.geolocation == "affine":
@@ -75,17 +78,18 @@ def item_of(product: Product) -> pystac.Item:
         "gsd": gsd,
         "processing:level": product.level,
         "proj:code": codes.pop() if len(codes) == 1 else None,
+        "ringmoe:quantity": sensor.quantities[product.level],
         **product.properties,
         "ringmoe:sensor": sensor.id,
-        "ringmoe:quantity": sensor.quantities[product.level],
         "ringmoe:geolocation": product.geolocation,
         "ringmoe:encoding": product.encoding,
         "ringmoe:decimated": any(decimated),
     }
     for file, coarse in zip(files, decimated, strict=True):
         item.add_asset(file.key, _image_asset(file, sensor, coarse))
+        item.assets[file.key].extra_fields |= sums(file.path)
     for role, path in sorted(product.metadata.items()):
-        item.add_asset(role, metadata_asset(path))
+        item.add_asset(role, metadata_asset(path, sums(path)))
     declare_extensions(item)
     return item
 
@@ -136,10 +140,10 @@ def media_type(path: Path) -> str | None:
     return _MEDIA.get(path.suffix.lower(), pystac.MediaType.TEXT)
 
 
-def metadata_asset(path: Path) -> pystac.Asset:
-    """A metadata file as an asset."""
+def metadata_asset(path: Path, fields: Mapping[str, Any]) -> pystac.Asset:
+    """A metadata file as an asset, `fields` being its file_fields."""
     asset = pystac.Asset(str(path.resolve()), media_type=media_type(path), roles=["metadata"])
-    asset.extra_fields |= file_fields(path)
+    asset.extra_fields |= fields
     return asset
 
 
@@ -150,9 +154,9 @@ def json_number(value: float) -> float | str:
 
 def _checked(product: Product, file: ProductFile, sensor: Sensor) -> bool:
     """Whether a file is a decimated copy; refuses one that is damaged, misplaced or of another make."""
-    header = file.header or read_header(str(file.path))
+    header = file.header or read_header(file.raster)
     check_complete(header.href)
-    wanted = 2 if file.complex_pair else max(len(file.bands), 1)
+    wanted = 2 if file.complex_pair else len(file.bands) or file.layers
     if header.count != wanted:
         raise AssetError(
             f"a file holds {header.count} raster bands, its product says {wanted}",
@@ -181,7 +185,7 @@ def _said(file: ProductFile) -> tuple[int, int]:
 
 
 def _image_asset(file: ProductFile, sensor: Sensor, decimated: bool) -> pystac.Asset:
-    header = file.header or read_header(str(file.path))
+    header = file.header or read_header(file.raster)
     roles = ["data"] if file.bands else ["data-mask"]
     asset = pystac.Asset(str(file.path.resolve()), media_type=media_type(file.path), roles=roles)
     nodata = next(
@@ -194,9 +198,10 @@ def _image_asset(file: ProductFile, sensor: Sensor, decimated: bool) -> pystac.A
     if file.bands:
         rows = {b.name: b for b in sensor.bands}
         asset.extra_fields["bands"] = [_band(name, rows.get(name), file) for name in file.bands]
+    if file.inside:
+        asset.extra_fields["ringmoe:inside"] = file.inside
     if file.complex_pair:
         asset.extra_fields["ringmoe:complex_pair"] = True
-    asset.extra_fields |= file_fields(file.path)
     return asset
 
 

@@ -12,6 +12,7 @@ import pystac
 
 from catalog.errors import FootprintError, MetadataError
 from catalog.formats.outline import ring_lonlat
+from catalog.geocode.heights import ELLIPSOID, GEOIDS, vertical_reference
 from catalog.metadata.raster import RasterHeader, check_complete, read_header
 from catalog.register.items import declare_extensions, file_fields, grid_fields, json_number, media_type, new_item
 
@@ -66,7 +67,7 @@ def label_item(
     return item
 
 
-def dem_item(path: Path, height_reference: str = "ellipsoid") -> pystac.Item:
+def dem_item(path: Path, height_reference: str | None = None, geoid: Path | None = None) -> pystac.Item:
     """The item of a height raster in metres.
 
     Parameters
@@ -74,30 +75,54 @@ def dem_item(path: Path, height_reference: str = "ellipsoid") -> pystac.Item:
     path
         A raster of one band.
     height_reference
-        What heights count from: ellipsoid, which geocoding takes, or geoid.
+        What heights count from: ellipsoid, EGM96, EGM2008, or with `geoid` the name of any other. None asks the
+        vertical CRS of the file, then whether it is a tile of the Copernicus DEM (EGM2008), and then assumes the
+        ellipsoid; the item says which of these it was.
+    geoid
+        Raster of the geoid's undulation above the ellipsoid in metres.
 
     Raises
     ------
     MetadataError
-        The height reference is neither.
+        The height reference is none that can be converted, or contradicts the file's vertical CRS.
     AssetError, FootprintError
         The file is damaged or has no place.
     """
-    if height_reference not in ("ellipsoid", "geoid"):
-        raise _refuse(path, f"height reference {height_reference!r} is not known", "ellipsoid or geoid")
     header = _placed(path)
+    reference, source = _height_reference(path, header, height_reference)
+    if reference not in (ELLIPSOID, *GEOIDS) and geoid is None:
+        known = f"one of {', '.join((ELLIPSOID, *GEOIDS))}, or a raster of the geoid's undulation"
+        raise _refuse(path, f"its heights count from {reference!r} ({source}), which nobody here can convert", known)
     epoch = datetime(2000, 1, 1, tzinfo=UTC)
     item = new_item(_name(path), ring_lonlat(header), epoch, epoch, DEM)
     item.properties |= {
         "proj:code": header.crs,
         "ringmoe:role": "dem",
-        "ringmoe:height_reference": height_reference,
+        "ringmoe:height_reference": reference,
+        "ringmoe:height_reference_source": source,
         "ringmoe:datetime_source": "heights hold for any date",
     }
     item.add_asset("height", _asset(path, header, header.nodata))
     item.assets["height"].extra_fields["unit"] = "m"
+    if geoid is not None:
+        item.add_asset("geoid", _asset(geoid, _placed(geoid), None))
+        item.assets["geoid"].extra_fields["unit"] = "m"
     declare_extensions(item)
     return item
+
+
+def _height_reference(path: Path, header: RasterHeader, said: str | None) -> tuple[str, str]:
+    """What heights count from, and who says so."""
+    own = vertical_reference(header.crs or "")
+    if said and own and said != own:
+        raise _refuse(path, f"its CRS says that its heights count from {own}, you say {said}", "one of the two")
+    if said:
+        return said, "given at registration"
+    if own:
+        return own, "vertical CRS of the file"
+    if path.name.startswith("Copernicus_DSM"):
+        return "EGM2008", "Copernicus DEM by its file name"
+    return ELLIPSOID, "assumed: the file names no vertical CRS"
 
 
 def _name(path: Path) -> str:
