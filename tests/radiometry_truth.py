@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +17,6 @@ from catalog.scene import Scene
 
 LEAST_DN = 100.0
 """Below this amplitude an error is told as relative power, above it in decibels."""
-
-Errors = Mapping[str, float]
 
 
 def scene_of(specimen: Specimen, out: Path) -> Scene:
@@ -61,9 +59,7 @@ def errors_of(specimen: Specimen, out: Path) -> dict[str, float]:
     return worst
 
 
-def _worst(
-    specimen: Specimen, band: str, want: np.ndarray, got: np.ndarray, seen: np.ndarray
-) -> Iterator[tuple[str, float]] | dict[str, float]:
+def _worst(specimen: Specimen, band: str, want: np.ndarray, got: np.ndarray, seen: np.ndarray) -> dict[str, float]:
     if specimen.quantity.endswith("reflectance"):
         return {"reflectance": float(np.abs(got - want).max())}
     errors = {}
@@ -94,9 +90,14 @@ def worst_errors(root: Path | None = None, *, size_px: int = 64) -> dict[str, di
     if root is None:
         with tempfile.TemporaryDirectory() as folder:
             return worst_errors(Path(folder), size_px=size_px)
+    return worst_of(make_radiometry(root, size_px=size_px), root / "catalogue")
+
+
+def worst_of(specimens: Sequence[Specimen], out: Path) -> dict[str, dict[str, float]]:
+    """Worst errors by satellite over some products, registered in the catalogue at `out`."""
     worst: dict[str, dict[str, float]] = {}
-    for specimen in make_radiometry(root, size_px=size_px):
+    for specimen in specimens:
         known = worst.setdefault(specimen.sensor, {})
-        for name, value in errors_of(specimen, root / "catalogue").items():
+        for name, value in errors_of(specimen, out).items():
             known[name] = known.get(name, 0.0) + value if name == "pixels" else max(known.get(name, 0.0), value)
     return worst

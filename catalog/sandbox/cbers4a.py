@@ -45,7 +45,7 @@ def write(root: Path, day: Day) -> Specimen:
         write_map(folder / f"{stem}_BAND{number}.tif", dn, grid)
         write_text(folder / f"{stem}_BAND{number}.xml", metadata(day, grid, elevation))
     truth = keep(root, folder, worth, dict(zip(CHANNELS, rho, strict=True)))
-    return Specimen("cbers-4a", "L4", "toa_reflectance", folder, truth)
+    return Specimen("cbers-4a", "L4-DN", "toa_reflectance", folder, truth)
 
 
 def metadata(day: Day, grid: Grid, elevation_deg: float) -> str:
@@ -58,19 +58,21 @@ def metadata(day: Day, grid: Grid, elevation_deg: float) -> str:
         lon, lat = lonlat.transform(*grid.corner(col, row))
         box += f"<{name}><latitude>{lat:.6f}</latitude><longitude>{lon:.6f}</longitude></{name}>"
     factors = "".join(f'<band name="{n}">{v}</band>' for n, v in enumerate(COEFFICIENT.values(), 1))
+    whole = int(90.0 - elevation_deg)
+    minutes = (90.0 - elevation_deg - whole) * 60.0
     return f"""<?xml version="1.0" encoding="ISO-8859-1"?>
 <prdf xmlns="http://www.gisplan.com.br/xmlsat">
 <satellite><name>CBERS</name><number>4A</number><instrument>WPM</instrument></satellite>
 <image>
 <path>201</path><row>140</row>
 <timeStamp><begin>{stamp}</begin><center>{stamp}</center><end>{stamp}</end></timeStamp>
-<sunPosition><elevation>{elevation_deg:.5f}</elevation><sunAzimuth>{day.sun.azimuth_deg:.5f}</sunAzimuth>\
-<sunIncidenceAngle>{90.0 - elevation_deg:.5f}</sunIncidenceAngle></sunPosition>
+<sunPosition><elevation>{elevation_deg:.5f}</elevation><sunAzimuth>{day.sun.azimuth_deg:.5f}</sunAzimuth></sunPosition>
 <verticalPixelSize>{PIXEL_M}</verticalPixelSize><horizontalPixelSize>{PIXEL_M}</horizontalPixelSize>
 <columns>{grid.cols}</columns><lines>{grid.rows}</lines>
 <level>4</level><projectionName>UTM</projectionName><earthModel>WGS84</earthModel>
 <imageData>{box}</imageData>
 <absoluteCalibrationCoefficient>{factors}</absoluteCalibrationCoefficient>
 </image>
+<sunIncidenceAngle><degree>{whole}</degree><minute>{minutes:.0f}</minute><second>0</second></sunIncidenceAngle>
 </prdf>
 """

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyproj import Transformer
 
+from catalog.sandbox import optics
 from catalog.sandbox.files import write_map, write_text
 from catalog.sandbox.regions import Grid
 from catalog.sandbox.specimen import Day, Doubles, Specimen, counted, keep
@@ -29,26 +30,29 @@ FILL_ROWS = 2
 def write(root: Path, day: Day, level: str) -> Specimen:
     """Write one product, `level` L1TP or L2SP.
 
-    Level 1: DN = (rho sin(sun elevation) - ADD) / MULT, since the product is not divided by the sun's height. Level 2:
-    DN = (rho - ADD) / MULT. Source: Landsat 8-9 Collection 2 Level 1 Data Format Control Book and Level 2 Science
-    Product Guide.
+    Level 1: DN = (rho cos(solar zenith) - ADD) / MULT, since the product is not divided by the sun's height; the angle
+    of every pixel is in its SZA band, in hundredths of degrees. Level 2: DN = (rho - ADD) / MULT.
+    Source: Landsat 8-9 Collection 2 Level 1 Data Format Control Book and Level 2 Science Product Guide.
     """
     grid, names = day.grid(PIXEL_M), list(BANDS)
     top = level == "L1TP"
-    rho = day.top(grid, list(BANDS.values())) if top else day.surface(grid, list(BANDS.values()))
+    rho = (day.top if top else day.surface)(grid, list(BANDS.values()))
     elevation = round(90.0 - day.sun.zenith_deg, 8)
-    sine = float(np.sin(np.radians(elevation))) if top else 1.0
+    zenith = zenith_deg(day, grid)
+    height = np.cos(np.radians(zenith)) if top else np.ones(zenith.shape)
     mult, add = LEVEL1 if top else LEVEL2
     stem = f"LC08_{level}_192027_{day.when:%Y%m%d}_20250820_02_T1"
     folder = root / "products" / stem
     worth: dict[str, Doubles] = {}
     for name, layer in zip(names, rho, strict=True):
-        dn = counted(layer * sine, mult, add)
+        dn = counted(layer * height, mult, add)
         dn[:FILL_ROWS] = 0
-        worth[name] = np.where(dn == 0, np.nan, (dn.astype(np.float64) * mult + add) / sine)
+        worth[name] = np.where(dn == 0, np.nan, (dn.astype(np.float64) * mult + add) / height)
         write_map(folder / f"{stem}_{'' if top else 'SR_'}{name}.TIF", dn, grid, nodata=0)
     write_map(folder / f"{stem}_QA_PIXEL.TIF", quality(grid), grid)
     write_map(folder / f"{stem}_QA_RADSAT.TIF", np.zeros((grid.rows, grid.cols), np.uint16), grid)
+    if top:
+        write_map(folder / f"{stem}_SZA.TIF", np.rint(100.0 * zenith).astype(np.int16), grid, nodata=0)
     tree = metadata(day, grid, stem, level, elevation)
     if top:
         write_text(folder / f"{stem}_MTL.txt", odl(tree))
@@ -56,6 +60,18 @@ def write(root: Path, day: Day, level: str) -> Specimen:
         write_text(folder / f"{stem}_MTL.json", json.dumps({"LANDSAT_METADATA_FILE": tree}, indent=2) + "\n")
     truth = keep(root, folder, worth, dict(zip(names, rho, strict=True)))
     return Specimen("landsat", level, f"{'toa' if top else 'surface'}_reflectance", folder, truth)
+
+
+def zenith_deg(day: Day, grid: Grid) -> Doubles:
+    """Solar zenith of every pixel, linear between the corners of the image."""
+    lonlat = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
+    corner = [
+        [optics.sun(day.when, *lonlat.transform(*grid.corner(col, row))).zenith_deg for col in (0, grid.cols)]
+        for row in (0, grid.rows)
+    ]
+    u, v = ((np.arange(n) + 0.5) / n for n in (grid.cols, grid.rows))
+    upper, lower = (row[0] + (row[1] - row[0]) * u for row in corner)
+    return np.asarray(upper + (lower - upper) * v[:, None])
 
 
 def quality(grid: Grid) -> NDArray[np.uint16]:
@@ -71,6 +87,8 @@ def metadata(day: Day, grid: Grid, stem: str, level: str, elevation_deg: float) 
     sr = "" if level == "L1TP" else "SR_"
     bands = [b[1:] for b in BANDS]
     files = {f"FILE_NAME_BAND_{n}": f"{stem}_{sr}B{n}.TIF" for n in bands}
+    if level == "L1TP":
+        files["FILE_NAME_ANGLE_SOLAR_ZENITH_BAND_4"] = f"{stem}_SZA.TIF"
     files |= {
         "FILE_NAME_QUALITY_L1_PIXEL": f"{stem}_QA_PIXEL.TIF",
         "FILE_NAME_QUALITY_L1_RADIOMETRIC_SATURATION": f"{stem}_QA_RADSAT.TIF",

@@ -63,7 +63,7 @@ def write(root: Path, day: Day) -> Specimen:
         layer[:, -EMPTY:] = NOTHING
         write_map(folder / f"{stem}_{name}_F02DAR.tif", layer, grid)
     truth = keep(root, folder, worth, drawn, counts)
-    return Specimen("palsar-2", "mosaic", "gamma_nought", folder, truth)
+    return Specimen("alos-2", "MOSAIC", "gamma_nought", folder, truth)
 
 
 def _grid(day: Day) -> Grid:

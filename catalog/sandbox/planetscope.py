@@ -52,7 +52,9 @@ def write(root: Path, day: Day, level: str) -> Specimen:
     write_text(folder / f"{ident}_3B_AnalyticMS_metadata.xml", metadata(day, grid, ident, kind, coefficients))
     write_json(folder / f"{ident}_metadata.json", described(day, grid, ident))
     truth = keep(root, folder, worth, _drawn(names, rho))
-    return Specimen("planetscope", level, f"{'surface' if surface else 'toa'}_reflectance", folder, truth)
+    return Specimen(
+        "planetscope", "SR" if surface else "L3B", f"{'surface' if surface else 'toa'}_reflectance", folder, truth
+    )
 
 
 def _drawn(names: list[str], rho: Doubles) -> dict[str, Doubles]:

@@ -61,7 +61,7 @@ def make_radiometry(folder: Path, seed: int = 7, size_px: int = 256) -> tuple[Sp
             enough="a multiple of 32, at least 64",
             todo=f"take {max(64, round(size_px / 32) * 32)}",
         )
-    root, day = Path(folder).resolve(), _day(seed, size_px)
+    root, day = Path(folder).resolve(), day_of(seed, size_px)
     return (
         known.write_worldview(root, day),
         known.write_sentinel2(root, day),
@@ -79,7 +79,8 @@ def make_radiometry(folder: Path, seed: int = 7, size_px: int = 256) -> tuple[Sp
     )
 
 
-def _day(seed: int, size_px: int) -> Day:
+def day_of(seed: int, size_px: int) -> Day:
+    """The region on the day that the products show, the same for the same seed and size."""
     land = draw(REGIONS[0], size_px * STEP_M, seed)
     relief = radar.ground(land)
     middle = tuple(n // 2 for n in relief.height_m.shape)
