@@ -38,7 +38,7 @@ class Sun:
 
 
 def sun(when: datetime, longitude_deg: float, latitude_deg: float) -> Sun:
-    """Position of the sun to about half a degree, after Cooper (1969) and Spencer (1971); its distance to 2e-5.
+    """Position of the sun to about half a degree, after Cooper (1969) and Spencer (1971); its distance to 7e-5.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ def sun(when: datetime, longitude_deg: float, latitude_deg: float) -> Sun:
 
 
 def distance_au(when: datetime) -> float:
-    """Distance of the Earth from the sun on its ellipse, to 2e-5 (Meeus, Astronomical Algorithms, chapter 25)."""
+    """Distance of the Earth from the sun on its ellipse, to 7e-5 (Meeus, Astronomical Algorithms, chapter 25)."""
     centuries = (when - datetime(2000, 1, 1, 12, tzinfo=UTC)).total_seconds() / 3_155_760_000.0
     anomaly = np.radians(357.52911 + 35_999.05029 * centuries)
     eccentricity = 0.016708634 - 0.000042037 * centuries
