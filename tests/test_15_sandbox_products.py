@@ -41,6 +41,7 @@ SPECIMENS = (
     ("alos-2", "MOSAIC"),
     ("gaofen-3", "L1A"),
     ("capella", "SLC"),
+    ("nisar", "RSLC"),
 )
 
 

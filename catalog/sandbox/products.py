@@ -12,6 +12,7 @@ from catalog.sandbox import (
     gaofen2,
     known,
     landsat,
+    nisar,
     optics,
     palsar2,
     planetscope,
@@ -76,6 +77,7 @@ def make_radiometry(folder: Path, seed: int = 7, size_px: int = 256) -> tuple[Sp
         palsar2.write(root, day),
         sentinel1_slc.write(root, day),
         capella.write(root, day),
+        nisar.write(root, day),
     )
 
 

@@ -40,7 +40,7 @@ class Specimen:
     """The product's own folder."""
     truth: Path
     """An .npz of arrays (row, col): BAND is what the counts are worth, NaN where nothing was measured; BAND.drawn what
-    was to be counted, where the truth knows it; BAND.counts, of a radar, the amplitude in counts; BAND.gross, where
+    was to be counted, where the truth knows it; BAND.counts, of whole radar counts, their amplitude; BAND.gross, where
     noise was taken off, the power with it."""
 
     def layer(self, name: str) -> NDArray[np.number] | None:

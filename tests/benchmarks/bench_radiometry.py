@@ -1,4 +1,4 @@
-"""Radiometry measured: worst errors per satellite, Sentinel-2's offset cases, and speed beside a bare read and a peer."""
+"""Radiometry measured: errors per satellite, Sentinel-2's offset cases, and speed beside a bare read and a peer."""
 
 from __future__ import annotations
 
