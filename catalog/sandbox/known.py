@@ -74,11 +74,11 @@ def _seen(day: Day) -> optics.Sun:
 
 def write_sentinel1(root: Path, day: Day) -> Specimen:
     """GRD: sigma nought = (DN^2 - noise) / A_sigma^2; `BAND.gross` is DN^2 / A_sigma^2."""
-    made, _ = sentinel1.write(root / "products", day.land, day.relief, day.echo, _pass("sentinel-1"))
+    made, look = sentinel1.write(root / "products", day.land, day.relief, day.echo, _pass("sentinel-1"))
     folder = root / "products" / made.folder
     worth: dict[str, NDArray[np.floating]] = {}
     counts: dict[str, NDArray[np.floating]] = {}
-    for name, (net, gross, dn) in sentinel1.worth(folder, day.land, day.relief, day.echo).items():
+    for name, (net, gross, dn) in sentinel1.worth(folder, look).items():
         worth |= {name: net, f"{name}.gross": gross}
         counts[name] = dn
     return _finish(root, folder, ("sentinel-1", "GRD", "sigma_nought"), worth, counts)

@@ -56,8 +56,8 @@ def write(root: Path, day: Day) -> Specimen:
 
     The samples are floats whose squared magnitude is beta nought; the table of sigma nought is the amplitude A for
     which sigma nought = |DN|^2 / A^2, that is 1 / sqrt(sin(incidence)).
-    Source: NISAR L1 RSLC Product Specification, JPL D-102268, calibrationInformation/geometry; that the table divides is
-    the convention of Sentinel-1, and no document at hand says otherwise.
+    Source: NISAR L1 RSLC Product Specification, JPL D-102268, calibrationInformation/geometry. That the table divides
+    is the convention of Sentinel-1, and no document at hand says otherwise.
     """
     seen = _seen(day)
     frame = seen.look.frame

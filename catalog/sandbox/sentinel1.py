@@ -236,8 +236,7 @@ def incidence_of(where: list[dict[str, float]], samples: int) -> FloatArray:
     return np.interp(np.arange(samples), [p["sample"] for p in first], [p["incidence_flat"] for p in first])
 
 
-def worth(folder: Path, land: Landscape, relief: Ground, echo: NDArray[np.float32]
-          ) -> dict[str, tuple[FloatArray, FloatArray, FloatArray]]:  # fmt: skip
+def worth(folder: Path, look: Look) -> dict[str, tuple[FloatArray, FloatArray, FloatArray]]:
     """What the counts of a product are worth: (DN^2 - noise) / A_sigma^2, the same with the noise left in, and DN.
 
     Returns
@@ -245,9 +244,7 @@ def worth(folder: Path, land: Landscape, relief: Ground, echo: NDArray[np.float3
     dict
         Polarisation to three arrays (line, sample), float64; the first two NaN where nothing was measured.
     """
-    look, _, to_slant, _ = look_at(land, relief, echo)
-    where = points(look, lambda s: np.polynomial.polynomial.polyval(s * SPACING_M, to_slant))
-    incidence = incidence_of(where, look.frame.samples)
+    incidence = incidence_of(points(look, np.zeros_like), look.frame.samples)  # incidence asks for no slant range
     known = {}
     for polarisation in ("VV", "VH"):
         table = tables(look.frame, incidence, polarisation).annotated()
