@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,15 +15,17 @@ import rasterio
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from radiometry_truth import errors_of, scene_of
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from catalog import quantify
 from catalog.errors import CatalogError
 from catalog.formats import geometry_of
 from catalog.geocode import place_by_rpc
+from catalog.geocode.range_doppler import image_coordinates
 from catalog.grid import Tile
-from catalog.sandbox import optics, products, specimen
+from catalog.sandbox import nisar, optics, orbit, products, sentinel1_slc, specimen, truth
 from catalog.sandbox.products import Specimen, make_radiometry
+from catalog.sandbox.specimen import Day
 from catalog.sensors import SENSORS, Quality
 
 SIZE_PX = 64
@@ -56,6 +59,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(root: Path) -> Mapping[tuple[str, str], Specimen]:
     """Every product of the smallest region, by sensor and level."""
     return {(s.sensor, s.level): s for s in make_radiometry(root, size_px=SIZE_PX)}
+
+
+@pytest.fixture(scope="module")
+def day() -> Day:
+    """The region that the products show."""
+    return products.day_of(7, SIZE_PX)
 
 
 @pytest.fixture(scope="module")
@@ -143,22 +152,44 @@ def test_clouds_are_where_the_quality_layer_has_them(made: Mapping[tuple[str, st
 
 
 def test_gaofen2_shows_the_ground_where_its_polynomials_place_it(
-    made: Mapping[tuple[str, str], Specimen], root: Path
+    made: Mapping[tuple[str, str], Specimen], root: Path, day: Day
 ) -> None:
-    """Pixels placed on the true relief see the land's own reflectance there: 0.99 correlated, no bias."""
+    """Pixels placed on the true heights see the land's own reflectance there; at one height they do not."""
     scene = scene_of(made["gaofen-2", "L1A"], root / "catalogue")
-    day = products.day_of(7, SIZE_PX)
     worth = made["gaofen-2", "L1A"].layer("R")
     assert worth is not None
-    height = float(day.relief.height_m[day.middle])
-    longitude, latitude, _ = place_by_rpc(geometry_of(scene), worth.shape, height)
-    x, y = Transformer.from_crs(4326, day.land.region.epsg, always_xy=True).transform(longitude.values, latitude.values)
+    truth.write_dem(root, day.relief, "heights")
     fine = day.land.grid
-    where = [(fine.north_m - y) / fine.step_m - 0.5, (x - fine.west_m) / fine.step_m - 0.5]
-    red = map_coordinates(day.lit[2].astype(float), where, order=1, mode="nearest")
-    want = specimen.through_air(red[None], ["B04"])[0]
-    assert np.corrcoef(want.ravel(), worth.ravel())[0, 1] > 0.9
-    assert abs((want - worth).mean()) < 2e-3
+    plane = gaussian_filter(day.lit[2].astype(float), 0.35 * 3.24 / fine.step_m)
+    to_map = Transformer.from_crs(4326, day.land.region.epsg, always_xy=True)
+    alike = []
+    for height in (str(root / "dem" / "heights.tif"), float(day.relief.height_m.max()) + 200.0):
+        longitude, latitude, _ = place_by_rpc(geometry_of(scene), worth.shape, height)
+        x, y = to_map.transform(longitude.values, latitude.values)
+        where = [(fine.north_m - y) / fine.step_m - 0.5, (x - fine.west_m) / fine.step_m - 0.5]
+        red = map_coordinates(plane, where, order=1, mode="nearest")
+        want = specimen.through_air(red[None], ["B04"])[0]
+        alike.append((np.corrcoef(want.ravel(), worth.ravel())[0, 1], np.abs(want - worth).max()))
+    assert alike[0][0] > 0.9999
+    assert alike[0][1] < 1e-3
+    assert alike[1][0] < 0.9
+
+
+@pytest.mark.parametrize(
+    ("kind", "writer"), [(("sentinel-1-slc", "SLC"), sentinel1_slc), (("nisar", "RSLC"), nisar)], ids=("s1", "nisar")
+)
+def test_slant_range_images_are_where_their_metadata_place_them(
+    made: Mapping[tuple[str, str], Specimen], root: Path, day: Day, kind: tuple[str, str], writer: ModuleType
+) -> None:
+    """Line and sample of ground points by the registered product are those of the sandbox's own geometry, to 0.02."""
+    grid = geometry_of(scene_of(made[kind], root / "catalogue"))
+    frame = writer.look_at(day)[0].frame
+    places = [a[150:-150:40, 150:-150:40] for a in (day.relief.longitude_deg, day.relief.latitude_deg)]
+    height = day.relief.height_m[150:-150:40, 150:-150:40].astype(float)
+    line, sample = image_coordinates(grid, *places, height)
+    want = frame.project(orbit.ecef(*places, height))
+    assert np.abs(line - want[0]).max() < 0.02
+    assert np.abs(sample - want[1]).max() < 0.02
 
 
 def test_the_sun_stands_where_the_almanac_has_it() -> None:
