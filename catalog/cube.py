@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import rioxarray  # noqa: F401  (registers the accessor .rio)
 import xarray as xr
@@ -26,7 +27,7 @@ SCHEMA = 1
 _MARK = "ringmoe_cube"
 CHUNK = 256
 SHARD = 1024
-_JSON_ATTRS = ("bands", "scenes", "provenance", "coregistration", "geobox", "notes")
+_JSON_ATTRS = ("bands", "scenes", "provenance", "coregistration", "geobox", "notes", "usable_share")
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def assemble(
         | {"quality": quality.drop_vars(list(quality.coords)).assign_attrs(flags)}
         | {k: v.drop_vars(list(v.coords)) for k, v in (geolocation or {}).items()},
         coords=keep,
-        attrs=_attributes(description),
+        attrs=attributes(description),
     )
     cube["data"].attrs, cube["quality"].attrs = attrs, flags
     if description.geobox is not None:
@@ -130,7 +131,8 @@ def _check_shapes(
         raise CubeError("quality has another count of times than data", item=description.tile, enough="one per scene")
 
 
-def _attributes(description: Description) -> dict[str, Any]:
+def attributes(description: Description) -> dict[str, Any]:
+    """A description as the attributes of a cube."""
     geobox = description.geobox
     return {
         _MARK: SCHEMA,
@@ -153,25 +155,37 @@ def _attributes(description: Description) -> dict[str, Any]:
 
 
 def write(uri: str | Path, cube: xr.Dataset) -> None:
-    """Write a whole cube as one Zarr 3 store; whatever half a store lay there is replaced.
+    """Write a whole cube, as `assemble` makes it, as one Zarr 3 store; whatever lay there is replaced."""
+    create(uri, cube)
+    for index in range(cube.sizes["time"]):
+        write_look(uri, index, cube["data"][index], cube["quality"][index])
+    finish(uri, cube.attrs)
 
-    Chunks hold every band of one date over 256 x 256 pixels; a shard holds up to 4 x 4 chunks. The mark by which `open`
-    knows a cube is written last, so that a store whose writer was killed is none.
+
+def create(uri: str | Path, like: xr.Dataset) -> None:
+    """Lay out the Zarr 3 store of a cube without its pixels; whatever lay there is replaced.
+
+    Chunks hold every band of one date over 256 x 256 pixels; a shard holds up to 4 x 4 chunks of one date, so
+    that dates can be written one by one, by different workers. The store is no cube before `finish`.
+
+    Parameters
+    ----------
+    like
+        As `assemble` makes it; data and quality may be lazy and are not computed, all else is written.
     """
     path = Path(uri)
     if path.exists():
         shutil.rmtree(path)
-    ny, nx, nb = cube.sizes["y"], cube.sizes["x"], cube.sizes["band"]
+    ny, nx, nb = like.sizes["y"], like.sizes["x"], like.sizes["band"]
     side_y, side_x = min(CHUNK, ny), min(CHUNK, nx)
     shard_y = side_y * min(SHARD // side_y or 1, math.ceil(ny / side_y))
     shard_x = side_x * min(SHARD // side_x or 1, math.ceil(nx / side_x))
-    out = cube.drop_vars("band")
-    out.attrs = {k: json.dumps(v, sort_keys=True) if k in _JSON_ATTRS else v for k, v in cube.attrs.items()}
-    schema = out.attrs.pop(_MARK)
-    out["data"] = out["data"].chunk({"time": 1, "band": nb, "y": shard_y, "x": shard_x})
-    out["quality"] = out["quality"].chunk({"time": 1, "y": shard_y, "x": shard_x})
-    for name in ("data", "quality"):
-        out[name].encoding = {}
+    out = like.drop_vars("band").assign_attrs({})
+    out.attrs = {}
+    for name, extra in (("data", {"band": nb}), ("quality", {})):
+        blank = da.empty(like[name].shape, dtype=like[name].dtype)
+        out[name] = (like[name].dims, blank, dict(like[name].attrs))
+        out[name] = out[name].chunk({"time": 1, **extra, "y": shard_y, "x": shard_x})
         if "spatial_ref" in out.coords:
             out[name].attrs["grid_mapping"] = "spatial_ref"
     encoding: dict[str, dict[str, Any]] = {
@@ -181,12 +195,54 @@ def write(uri: str | Path, cube: xr.Dataset) -> None:
     }
     if out["data"].dtype == np.float32:
         encoding["data"]["_FillValue"] = np.float32(np.nan)
-    out.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding)
-    zarr.open_group(path, mode="r+").attrs[_MARK] = schema
+    out.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=encoding, compute=False)
+
+
+def write_look(uri: str | Path, index: int, data: xr.DataArray, quality: xr.DataArray) -> None:
+    """Write one date into the store of a cube: whole shards that no other date shares.
+
+    Parameters
+    ----------
+    index
+        Position along time, from 0.
+    data
+        (band, y, x), of the dtype that the store was laid out for.
+    quality
+        (y, x), uint8.
+
+    Raises
+    ------
+    CubeError
+        When the shape is not that of the store.
+    """
+    store = zarr.open_group(Path(uri), mode="r+")
+    for name, values in (("data", data.values), ("quality", quality.values)):
+        target = store[name]
+        assert isinstance(target, zarr.Array)
+        if values.shape != target.shape[1:] or values.dtype != target.dtype:
+            raise CubeError(
+                f"{name} of a date is {values.dtype} {values.shape}",
+                item=str(uri),
+                enough=f"{target.dtype} {target.shape[1:]}, as the first date",
+            )
+        target[index] = values
+
+
+def finish(uri: str | Path, attrs: Mapping[str, Any]) -> None:
+    """Write a cube's attributes, then the mark by which `open` knows it: a store whose writer was killed is none."""
+    group = zarr.open_group(Path(uri), mode="r+")
+    kept = {k: v for k, v in attrs.items() if k != _MARK}
+    group.attrs.update({k: json.dumps(v, sort_keys=True) if k in _JSON_ATTRS else v for k, v in kept.items()})
+    group.attrs[_MARK] = SCHEMA
 
 
 def open(uri: str | Path) -> xr.Dataset:
     """A lazy Dataset of a cube, with band names and attributes as Python values.
+
+    Parameters
+    ----------
+    uri
+        The store, or the JSON file of the item that names it.
 
     Returns
     -------
@@ -198,6 +254,8 @@ def open(uri: str | Path) -> xr.Dataset:
     CubeError
         When there is no cube, or a damaged one, or one of another schema.
     """
+    if str(uri).endswith(".json"):
+        uri = _store_of(Path(uri))
     try:
         cube = xr.open_zarr(str(uri), consolidated=False, decode_coords="all", chunks={})
     except (FileNotFoundError, KeyError, ValueError, zarr.errors.GroupNotFoundError) as error:
@@ -216,6 +274,20 @@ def open(uri: str | Path) -> xr.Dataset:
         )
     cube.attrs = {k: json.loads(v) if k in _JSON_ATTRS and isinstance(v, str) else v for k, v in cube.attrs.items()}
     return cube.assign_coords(band=[b["name"] for b in cube.attrs["bands"]])
+
+
+def _store_of(item: Path) -> Path:
+    """The store that a published item names."""
+    try:
+        href = json.loads(item.read_text())["assets"]["cube"]["href"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CubeError(
+            f"there is no item of a cube ({type(error).__name__}: {error})",
+            item=str(item),
+            enough="an item of the collection cubes, with the asset cube",
+            todo="list them with `ringmoe status`, or open the store itself",
+        ) from error
+    return item.parent / str(href)
 
 
 def geobox(cube: xr.Dataset) -> GeoBox | None:
@@ -240,9 +312,14 @@ def usable(quality: xr.DataArray) -> xr.DataArray:
     return quality.isin([int(q) for q in USABLE])
 
 
+def usable_share(quality: xr.DataArray) -> list[float]:
+    """Share of the pixels that show the ground, 0 to 1, per date of a (time, y, x) layer."""
+    return [float(v) for v in usable(quality).mean(("y", "x")).values]
+
+
 def valid_share(cube: xr.Dataset) -> float:
     """Share of (time, y, x) positions that show the ground, 0 to 1."""
-    return float(usable(cube["quality"]).mean())
+    return float(np.mean(usable_share(cube["quality"])))
 
 
 def pixel_coordinates(box: GeoBox | None, shape: Sequence[int]) -> dict[str, np.ndarray]:

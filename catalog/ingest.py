@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
 from odc.geo.geom import Geometry
 
 from catalog import coregister, cube, publish, quantify
+from catalog.calibrate.offset import Policy
 from catalog.errors import CatalogError, CubeError, GeolocationError, NothingFound
 from catalog.grid import Tile, native, tiles, utm_crs
 from catalog.ledger import Ledger, no_space_left, unit_id
@@ -54,6 +57,8 @@ class Unit:
     """Ellipsoidal heights for radar and RPC."""
     engine: str = "odc"
     """Which library reads and warps."""
+    offset_policy: Policy = "error"
+    """What to do where a scene's metadata and pixels contradict each other on its radiometric offset."""
 
     @property
     def tile_id(self) -> str:
@@ -71,6 +76,7 @@ class Unit:
             "reference": _identity(self.reference) if self.reference else None,
             "dem": self.dem.checksum if self.dem else None,
             "engine": self.engine,
+            "offset_policy": self.offset_policy if SENSORS[self.sensor].law == "reflectance" else None,
         }
         return unit_id("ingest", RESULTS_VERSION, inputs)
 
@@ -100,6 +106,7 @@ def plan(
     tile_m: float,
     dems: Sequence[Raster] = (),
     engine: str = "odc",
+    offset_policy: Policy = "error",
 ) -> tuple[Unit, ...]:
     """The cubes that scenes make over an area, one per sensor and tile.
 
@@ -130,7 +137,7 @@ def plan(
         tile = places[(sensor, name)]
         reference = _reference(groups.get((REFERENCE_SENSOR, name), []), tile) if tile else None
         dem = _dem(dems, members[0], tile) if members[0].geolocation != "affine" else None
-        units += [Unit(sensor, tile, batch, period, reference, dem, engine) for batch in _alike(members)]
+        units += [Unit(sensor, tile, batch, period, reference, dem, engine, offset_policy) for batch in _alike(members)]
     return tuple(units)
 
 
@@ -150,12 +157,12 @@ def ingest(unit: Unit, ledger: Ledger) -> dict[str, Any]:
     found = ledger.done("cubes", unit.item_id)
     if found is not None:
         return found
+    folder = ledger.attempt("cubes", unit.item_id)
     try:
         with no_space_left(unit.item_id):
-            dataset = build(unit)
-            folder = ledger.attempt("cubes", unit.item_id)
-            cube.write(folder / "cube.zarr", dataset)
+            dataset = build(unit, folder / "cube.zarr")
     except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
         ledger.fail(unit.item_id, "ingest", str(error) if isinstance(error, CatalogError) else repr(error))
         raise
     times = pd.to_datetime(dataset["time"].values).tz_localize("UTC")
@@ -167,65 +174,89 @@ def ingest(unit: Unit, ledger: Ledger) -> dict[str, Any]:
     return publish.cube_item(ledger, unit.item_id, folder, dataset, sources, _footprint(unit))
 
 
-def build(unit: Unit) -> xr.Dataset:
-    """The cube of a unit in memory: every scene calibrated, brought onto the reference and stacked in time.
+def build(unit: Unit, store: Path) -> xr.Dataset:
+    """The cube of a unit: each scene calibrated, brought onto the reference and written before the next is read.
+
+    Memory is that of one scene over the tile and of the reference's band, however many scenes there are.
+
+    Parameters
+    ----------
+    store
+        Where the Zarr store is written.
+
+    Returns
+    -------
+    Dataset
+        The cube, opened.
 
     Raises
     ------
     CubeError
         When no scene leaves a valid pixel.
     """
-    looks, shifts = [], []
-    for scene in unit.scenes:
-        shift = _shift(unit, scene)
+    matched = _Matcher(unit)
+    looks: list[Look] = []
+    shifts: list[dict[str, Any]] = []
+    seen, usable = False, []
+    for index, scene in enumerate(unit.scenes):
+        shift = matched.shift(scene)
         accepted = shift is not None and shift["verdict"] == "accepted"
         move = (float(shift["dx_m"]), float(shift["dy_m"])) if accepted and shift else (0.0, 0.0)
-        looks.append(quantify.look(scene, unit.tile, shift_m=move, engine=unit.engine, dem=unit.dem))
+        look = quantify.look(scene, unit.tile, shift_m=move, **_reading(unit))
+        if index == 0:
+            cube.create(store, _blank(unit, look))
+        cube.write_look(store, index, look.data, look.quality)
+        seen = seen or bool(look.data.notnull().any())
+        usable.append(float(cube.usable(look.quality).mean()))
         shifts.append(shift or {"scene": scene.id, "verdict": "not attempted", "reason": _why_not(unit, scene)})
-    dataset = _stack(unit, looks, shifts)
-    if not bool(dataset["data"].notnull().any()):
+        looks.append(replace(look, data=look.data[:, :0, :0], quality=look.quality[:0, :0], geolocation=None))
+    if not seen:
         raise CubeError(
             "no scene leaves a valid pixel in this tile",
             item=f"{unit.tile_id}: {', '.join(s.id for s in unit.scenes)}",
             enough="one scene with data inside its footprint",
             todo="choose another period or area; if a map viewer shows data there, the item's footprint is wrong",
         )
-    return dataset
+    attrs = cube.attributes(_description(unit, looks, shifts))
+    cube.finish(store, {**attrs, "platform": unit.scenes[0].platform, "usable_share": usable})
+    return cube.open(store)
 
 
-def _stack(unit: Unit, looks: Sequence[Look], shifts: Sequence[dict[str, Any]]) -> xr.Dataset:
-    sensor: Sensor = SENSORS[unit.sensor]
-    names = [str(n) for n in looks[0].data["band"].values]
+def _blank(unit: Unit, first: Look) -> xr.Dataset:
+    """The cube's layout by its first look, without pixels."""
     box = unit.tile.geobox if unit.tile else None
-    shape = looks[0].data.shape[1:]
+    times, (bands, rows, columns) = len(unit.scenes), first.data.shape
     coordinates: dict[str, Any] = {
         "time": np.array([np.datetime64(s.datetime.replace(tzinfo=None), "ns") for s in unit.scenes]),
-        **cube.pixel_coordinates(box, shape),
+        **cube.pixel_coordinates(box, (rows, columns)),
     }
     data = xr.DataArray(
-        np.stack([look.data.values for look in looks]), dims=("time", "band", "y", "x"), coords=coordinates
+        da.empty((times, bands, rows, columns), dtype=first.data.dtype),
+        dims=("time", "band", "y", "x"),
+        coords=coordinates,
     )
-    quality = xr.DataArray(np.stack([look.quality.values for look in looks]), dims=("time", "y", "x"))
-    first = unit.scenes[0]
-    description = cube.Description(
+    quality = xr.DataArray(da.empty((times, rows, columns), dtype="uint8"), dims=("time", "y", "x"))
+    description = _description(unit, [first] * times, [{}] * times)
+    return cube.assemble(description, data, quality, first.geolocation)
+
+
+def _description(unit: Unit, looks: Sequence[Look], shifts: Sequence[dict[str, Any]]) -> cube.Description:
+    sensor: Sensor = SENSORS[unit.sensor]
+    return cube.Description(
         sensor=unit.sensor,
         modality=sensor.modality,
         quantity=looks[0].quantity,
         units=sensor.units,
         gsd_m=looks[0].gsd_m,
-        bands=tuple(sensor.band(n) for n in names),
+        bands=tuple(sensor.band(str(n)) for n in looks[0].data["band"].values),
         tile=unit.tile_id,
         period=unit.period,
         scenes=tuple(s.id for s in unit.scenes),
-        geobox=box,
+        geobox=unit.tile.geobox if unit.tile else None,
         provenance={s.id: dict(look.provenance) for s, look in zip(unit.scenes, looks, strict=True)},
         coregistration=tuple(shifts),
         notes=tuple(dict.fromkeys(n for look in looks for n in look.notes)),
     )
-    dataset = cube.assemble(description, data, quality, looks[0].geolocation)
-    dataset.attrs["platform"] = first.platform
-    dataset.attrs["valid_share"] = cube.valid_share(dataset)
-    return dataset
 
 
 def _places(scene: Scene, area: Geometry, tile_m: float) -> list[tuple[str, Tile | None]]:
@@ -308,6 +339,11 @@ def _dem(dems: Sequence[Raster], scene: Scene, tile: Tile | None) -> Raster | No
     return best
 
 
+def _reading(unit: Unit) -> dict[str, Any]:
+    """How every scene of a unit is read and calibrated."""
+    return {"engine": unit.engine, "dem": unit.dem, "offset_policy": unit.offset_policy}
+
+
 def _why_not(unit: Unit, scene: Scene) -> str:
     if unit.tile is None:
         return "the cube stays in radar geometry"
@@ -316,24 +352,34 @@ def _why_not(unit: Unit, scene: Scene) -> str:
     return "this scene is the reference" if scene.id == unit.reference.id else "the tile is the scene's own raster"
 
 
-def _shift(unit: Unit, scene: Scene) -> dict[str, Any] | None:
-    """The measured shift of a scene onto its tile's reference, JSON-able; None where none is measured."""
-    if unit.tile is None or unit.reference is None or scene.id == unit.reference.id:
-        return None
-    if unit.tile.id.startswith("native_"):
-        return None
-    grid = unit.tile.geobox.zoom_to(resolution=MATCH_M) if unit.tile.geobox.resolution.x < MATCH_M else unit.tile.geobox
-    reference = quantify.match_image(unit.reference, grid, engine=unit.engine, dem=unit.dem)
-    moving = quantify.match_image(scene, grid, engine=unit.engine, dem=unit.dem)
-    shift = coregister.estimate_shift(
-        reference.data,
-        moving.data,
-        reference.usable,
-        moving.usable,
-        float(grid.resolution.x),
-        method="structure",  # fields turn from darker to brighter than their neighbours between dates, too
-    )
-    return {"scene": scene.id, "reference": unit.reference.id, "pixel_m": float(grid.resolution.x), **_plain(shift)}
+class _Matcher:
+    """Measures shifts onto the reference of a unit, whose image is read once."""
+
+    def __init__(self, unit: Unit) -> None:
+        self.unit = unit
+        self._reference: quantify.MatchImage | None = None
+
+    def shift(self, scene: Scene) -> dict[str, Any] | None:
+        """The measured shift of a scene onto its tile's reference, JSON-able; None where none is measured."""
+        unit = self.unit
+        if unit.tile is None or unit.reference is None or scene.id == unit.reference.id:
+            return None
+        if unit.tile.id.startswith("native_"):
+            return None
+        grid = unit.tile.geobox
+        grid = grid.zoom_to(resolution=MATCH_M) if grid.resolution.x < MATCH_M else grid
+        if self._reference is None:
+            self._reference = quantify.match_image(unit.reference, grid, **_reading(unit))
+        moving = quantify.match_image(scene, grid, **_reading(unit))
+        shift = coregister.estimate_shift(
+            self._reference.data,
+            moving.data,
+            self._reference.usable,
+            moving.usable,
+            float(grid.resolution.x),
+            method="structure",  # fields turn from darker to brighter than their neighbours between dates, too
+        )
+        return {"scene": scene.id, "reference": unit.reference.id, "pixel_m": float(grid.resolution.x), **_plain(shift)}
 
 
 def _relative(href: str, folder: Path) -> str:

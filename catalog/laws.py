@@ -5,20 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from catalog.calibrate.constants import Calibration, ReflectanceScale
+from catalog.calibrate.offset import Policy
 from catalog.errors import CalibrationError
 from catalog.formats import format_named
 from catalog.scene import Scene
 
 
-def constants_of(scene: Scene, bands: Sequence[str]) -> Calibration:
+def constants_of(scene: Scene, bands: Sequence[str], offset_policy: Policy = "error") -> Calibration:
     """The constants that calibrate those bands of a scene: by its product's metadata files, else by its item.
+
+    Parameters
+    ----------
+    offset_policy
+        What to do where metadata contradict each other or the pixels; only formats that know of such contradictions
+        (`resolve_offset`) ask for it.
 
     Raises
     ------
     MetadataError, CalibrationError
         Naming the file and field at fault, or what the item lacks.
     """
-    return format_named(scene.format).calibration(scene, bands) or _by_item(scene, bands)
+    module = format_named(scene.format)
+    resolve = getattr(module, "resolve_offset", None)
+    found: Calibration | None = resolve(scene, bands, offset_policy) if resolve else module.calibration(scene, bands)
+    return found or _by_item(scene, bands)
 
 
 def _by_item(scene: Scene, bands: Sequence[str]) -> ReflectanceScale:

@@ -17,6 +17,7 @@ from typing import Any
 from catalog.errors import LedgerError, StorageFull
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 
 
 def unit_id(step: str, results_version: int, inputs: Mapping[str, Any]) -> str:
@@ -129,12 +130,14 @@ class Ledger:
                 except FileExistsError:
                     number += 1
 
-    def commit(self, collection: str, item_id: str, item: Mapping[str, Any]) -> Path:
-        """Record a unit as finished: the item is written last, whole or not at all. An earlier failure is struck."""
-        path = self.item_path(collection, item_id)
-        write_whole(path, item)
+    def commit(self, collection: str, item_id: str, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Record a unit as finished: the item is written last, whole or not at all. An earlier failure is struck.
+
+        Returns the item that counts: of two runs at one unit the first to finish wins, and the other's attempt is dead.
+        """
+        write_whole(self.item_path(collection, item_id), item, keep=True)
         (self.root / "failures" / f"{item_id}.json").unlink(missing_ok=True)
-        return path
+        return self.done(collection, item_id) or dict(item)
 
     def fail(self, item_id: str, step: str, reason: str) -> None:
         """Leave a record of why a unit failed, for `ringmoe status` and for retries."""
@@ -182,8 +185,8 @@ def _last_written(folder: Path) -> float:
     return max(p.stat().st_mtime for p in (folder, *folder.rglob("*")))
 
 
-def write_whole(path: Path, value: Mapping[str, Any]) -> None:
-    """Write JSON so that a reader, or a kill, sees all of it or nothing."""
+def write_whole(path: Path, value: Mapping[str, Any], *, keep: bool = False) -> None:
+    """Write JSON so that a reader, or a kill, sees all of it or nothing; with `keep` a file already there stays."""
     with no_space_left(str(path)):
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
@@ -193,7 +196,24 @@ def write_whole(path: Path, value: Mapping[str, Any]) -> None:
                 stream.write("\n")
                 stream.flush()
                 os.fsync(stream.fileno())
-            os.replace(draft, path)
+            _place(draft, path, keep)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
+
+
+def _place(draft: Path, path: Path, keep: bool) -> None:
+    """Give a finished draft its name; to keep what is there, by a hard link, which never replaces."""
+    if keep:
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if not path.exists():
+                os.replace(draft, path)
+        draft.unlink(missing_ok=True)
+    else:
+        os.replace(draft, path)

@@ -14,6 +14,7 @@ from rasterio.rpc import RPC
 from catalog import laws, read
 from catalog.calibrate import quality
 from catalog.calibrate.constants import calibrate, provenance
+from catalog.calibrate.offset import Policy
 from catalog.formats import geometry_of
 from catalog.geocode import geocode, place_by_rpc
 from catalog.grid import Tile
@@ -60,6 +61,7 @@ def look(
     shift_m: tuple[float, float] = (0.0, 0.0),
     engine: str = "odc",
     dem: Raster | None = None,
+    offset_policy: Policy = "error",
 ) -> Look:
     """Calibrate a scene and bring it onto a tile in one resampling; without a tile it stays in radar geometry.
 
@@ -69,6 +71,8 @@ def look(
         dx, dy in metres to add to the scene's map coordinates, as measured against the reference.
     dem
         Heights above the ellipsoid, for radar and RPC; None places on the ellipsoid and says so.
+    offset_policy
+        What to do where metadata and pixels contradict each other, as in `laws.constants_of`.
 
     Raises
     ------
@@ -81,17 +85,19 @@ def look(
         return _geocoded(scene, tile.geobox, shift_m, dem)
     if scene.encoding in ("complex", "db"):
         return _as_stored(scene, tile.geobox)
-    return _warped(scene, tile.geobox, shift_m, engine)
+    return _warped(scene, tile.geobox, shift_m, engine, offset_policy=offset_policy)
 
 
-def match_image(scene: Scene, grid: GeoBox, *, engine: str, dem: Raster | None) -> MatchImage:
+def match_image(
+    scene: Scene, grid: GeoBox, *, engine: str, dem: Raster | None, offset_policy: Policy = "error"
+) -> MatchImage:
     """The band of a scene that shows edges best (red, or the first polarisation), on a grid, unshifted."""
     names = {b.common_name: b.name for b in SENSORS[scene.sensor].bands}
     band = names.get("red") or next(iter(scene.bands))
     if scene.geolocation == "radar-grid":
         found = _geocoded(scene, grid, (0.0, 0.0), dem, bands=[band])
     else:
-        found = _warped(scene, grid, (0.0, 0.0), engine, bands=[band])
+        found = _warped(scene, grid, (0.0, 0.0), engine, bands=[band], offset_policy=offset_policy)
     values = found.data.values[0]
     if SENSORS[scene.sensor].law == "backscatter":
         values = 10 * np.log10(np.maximum(values, 1e-5))
@@ -100,11 +106,16 @@ def match_image(scene: Scene, grid: GeoBox, *, engine: str, dem: Raster | None) 
 
 
 def _warped(
-    scene: Scene, grid: GeoBox, shift_m: tuple[float, float], engine: str, bands: list[str] | None = None
+    scene: Scene,
+    grid: GeoBox,
+    shift_m: tuple[float, float],
+    engine: str,
+    bands: list[str] | None = None,
+    offset_policy: Policy = "error",
 ) -> Look:
     """An affine optical product: read on the grid, then the affine law."""
     names = bands or list(scene.bands)
-    constants = laws.constants_of(scene, names)
+    constants = laws.constants_of(scene, names, offset_policy)
     own = _same_grid(scene, grid) and shift_m == (0.0, 0.0)
     dn = read.read(scene, grid, names, resampling="nearest" if own else "bilinear", shift_m=shift_m, engine=engine)
     data = calibrate(dn, constants, scene.quantity).compute()

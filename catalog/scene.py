@@ -26,7 +26,7 @@ class BandSource:
     band: str
     """The sensor's name of the band, or the quality layer's."""
     href: str
-    """Absolute path or URL of the file."""
+    """Absolute path or URL of the file, or GDAL's name of a raster inside it."""
     index: int = 1
     """Raster band of the file, from 1."""
     complex_pair: bool = False
@@ -236,8 +236,12 @@ def _quality(item: pystac.Item) -> Iterator[tuple[str, BandSource]]:
 def _source(
     item: pystac.Item, asset: pystac.Asset, name: str, band: Mapping[str, Any], index: int, pair: bool
 ) -> BandSource:
+    older = asset.extra_fields.get("raster:bands") or []  # raster 1.1, as Earth Search and CDSE still write it
+    one = older[index - 1] if len(older) >= index else {}
+    listed = {k if k in ("nodata", "data_type") else f"raster:{k}": v for k, v in one.items()}
+
     def field(key: str) -> Any:
-        for level in (band, asset.extra_fields, item.properties):
+        for level in (band, asset.extra_fields, listed, item.properties):
             if level.get(key) is not None:
                 return level[key]
         return None
@@ -247,7 +251,7 @@ def _source(
     )
     return BandSource(
         band=name,
-        href=href_of(asset),
+        href=str(asset.extra_fields.get("ringmoe:inside") or "{path}").replace("{path}", href_of(asset)),
         index=index,
         complex_pair=pair,
         dtype=str(field("data_type") or ""),

@@ -6,7 +6,7 @@ import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,15 +41,29 @@ Sensors = Annotated[list[str] | None, typer.Option("--sensor", help="A sensor, r
 Model = Annotated[str | None, typer.Option("--model", metavar="ID", help="Item id. [default: the latest]")]
 SENSOR = Annotated[str, typer.Option("--sensor", help="Whose cubes are mapped.")]
 
+OffsetChoice = Annotated[
+    str | None,
+    typer.Option(
+        "--offset-policy",
+        metavar="POLICY",
+        help="Where Sentinel-2's metadata and pixels contradict each other on the radiometric offset: error, "
+        "trust-product or trust-pixels. [default: error]",
+    ),
+]
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells know it."""
+SANDBOX_ONLY = ("seed", "size", "quick")
+PRODUCTS_ONLY = ("products", "labels", "dem", "train_bbox", "map_bbox", "sensor", "steps")
+
 ROOM_BYTES = 8 * 2**20
 """With less than this on the disk a run does not begin: the database of an embedded Prefect takes 6 MB."""
 
 
-def settings_of(home: Path | None) -> Settings:
-    """Settings with the option over the environment; Prefect is told before it is imported."""
-    settings = Settings() if home is None else Settings(home=home)
+def settings_of(home: Path | None, offset_policy: str | None = None) -> Settings:
+    """Settings with the options over the environment; Prefect is told before it is imported."""
+    given = {"home": home, "offset_policy": offset_policy}
+    settings = Settings.model_validate({k: v for k, v in given.items() if v is not None})
     prepare(settings, debug="--debug" in sys.argv)
     end_orphans(settings)
     return settings
@@ -70,6 +84,14 @@ def working(settings: Settings) -> Iterator[None]:
         except Exception:  # of Prefect's, whose database has no room either
             _check_room(settings)
             raise
+
+
+def _refuse_idle(context: typer.Context, options: Sequence[str], mode: str) -> None:
+    """Refuse options that would do nothing in this mode."""
+    given = [o for o in options if (found := context.get_parameter_source(o)) and found.name == "COMMANDLINE"]
+    if given:
+        named = ", ".join(f"--{o.replace('_', '-')}" for o in given)
+        raise typer.BadParameter(f"{named} would do nothing with {mode}")
 
 
 def _check_room(settings: Settings) -> None:
@@ -149,6 +171,42 @@ def search(
 
 
 @app.command()
+def plan(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    start: From = None,
+    end: To = None,
+    sensor: Sensors = None,
+    tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
+    pilot: Annotated[bool, typer.Option("--pilot", help="First make and time two cubes of each sensor.")] = False,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """What `ingest` would make and take: scenes, tiles, gigabytes, what is done, and with --pilot the time."""
+    settings = settings_of(home)
+    from flows import asking
+    from flows.forecast import forecast
+
+    request = asking.ingest_request(settings, bbox, area, start, end, sensor, tile_m=tile, engine="odc")
+    with working(settings):
+        found = forecast(request, asking.where(settings), pilot=pilot)
+    rows = [
+        (
+            f.sensor,
+            f.scenes,
+            f.units,
+            f.done,
+            f"{f.gigabytes:.3g}" + ("" if f.measured else " uncompressed"),
+            f"{f.seconds[0]:.0f} to {f.seconds[1]:.0f}" if f.seconds else "unknown: --pilot",
+        )
+        for f in found
+    ]
+    terminal.table("Plan", ("sensor", "scenes", "cubes", "done", "GB", "seconds left"), rows)
+    terminal.machine([f.record() for f in found], json)
+
+
+@app.command()
 def ingest(
     home: Home = None,
     bbox: Bbox = None,
@@ -159,10 +217,11 @@ def ingest(
     tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
     engine: Annotated[str, typer.Option(help="odc or stackstac reads and warps.")] = "odc",
     json: Json = None,
+    offset_policy: OffsetChoice = None,
     debug: Debug = False,
 ) -> None:
     """Make cubes in physical units of an area and a period."""
-    settings = settings_of(home)
+    settings = settings_of(home, offset_policy)
     from flows import asking
     from flows.ingest import ingest as flow
 
@@ -275,10 +334,11 @@ def map_parcels(
     sensor: SENSOR = "sentinel-2",
     model: Model = None,
     json: Json = None,
+    offset_policy: OffsetChoice = None,
     debug: Debug = False,
 ) -> None:
     """From parcels to a map and a table of areas per class and parcel; missing cubes are made first."""
-    settings = settings_of(home)
+    settings = settings_of(home, offset_policy)
     from catalog.ingest import REFERENCE_SENSOR
     from flows import asking, shelf
     from flows.infer import infer as infer_flow
@@ -314,6 +374,7 @@ def publish(home: Home = None, json: Json = None, debug: Debug = False) -> None:
 
 @app.command()
 def run(
+    context: typer.Context,
     sandbox: Annotated[bool, typer.Option("--sandbox", help="On the procedural Earth.")] = False,
     products: Annotated[list[Path] | None, typer.Option("--products", help="Product folder, repeatable.")] = None,
     labels: Annotated[list[Path] | None, typer.Option("--labels", help="Label raster, repeatable.")] = None,
@@ -327,12 +388,14 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the training, to see the line run.")] = False,
     home: Home = None,
     json: Json = None,
+    offset_policy: OffsetChoice = None,
     debug: Debug = False,
 ) -> None:
     """All of it: register, search, ingest, pretrain, adapt, prune, infer, publish."""
     if sandbox == bool(products):
         raise typer.BadParameter("name either --sandbox or --products FOLDER")
-    settings = settings_of(home)
+    _refuse_idle(context, SANDBOX_ONLY if products else PRODUCTS_ONLY, "--products" if products else "--sandbox")
+    settings = settings_of(home, offset_policy)
     from flows import asking, report
 
     watch = report.Stopwatch()

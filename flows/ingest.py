@@ -41,11 +41,19 @@ def find(request: IngestRequest, where: Where, url: str) -> tuple[Scene, ...]:
     )
 
 
-def plan(request: IngestRequest, scenes: tuple[Scene, ...], url: str) -> tuple[units.Unit, ...]:
+def plan(request: IngestRequest, scenes: tuple[Scene, ...], where: Where, url: str) -> tuple[units.Unit, ...]:
     """The cubes to make, done or not."""
     heights = dems(url, geometry=request.area.geometry)
     area = Geometry(request.area.geometry, "EPSG:4326")
-    return units.plan(scenes, area, str(request.period), tile_m=request.tile_m, dems=heights, engine=request.engine)
+    return units.plan(
+        scenes,
+        area,
+        str(request.period),
+        tile_m=request.tile_m,
+        dems=heights,
+        engine=request.engine,
+        offset_policy=where.offset_policy,
+    )
 
 
 def reference_of(item: dict[str, Any], path: Path, *, fresh: bool) -> ItemRef:
@@ -146,7 +154,7 @@ def ingest(request: IngestRequest, where: Where) -> Ingested:
     """Cubes of an area and a period; those already made are only looked up."""
     with stac_api(where) as url:
         scenes = find(request, where, url)
-        planned = plan(request, scenes, url)
+        planned = plan(request, scenes, where, url)
     ledger = Ledger(where.published)
     cubes: list[ItemRef] = []
     pending: list[units.Unit] = []

@@ -109,6 +109,15 @@ def properties_of(ref: ItemRef) -> dict[str, Any]:
     return dict(_record(ref)["properties"])
 
 
+def table_of(ref: ItemRef, name: str) -> dict[str, Any] | None:
+    """A JSON table that was published beside a map, as score; None where the map has none of that name."""
+    asset = _record(ref)["assets"].get(name)
+    if asset is None:
+        return None
+    found: dict[str, Any] = json.loads((Path(ref.href).parent / asset["href"]).read_text())
+    return found
+
+
 def device() -> torch.device:
     """The GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

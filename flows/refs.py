@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from flows.settings import Settings
+from flows.settings import OffsetPolicy, Settings
 
 
 class ItemRef(BaseModel):
@@ -86,6 +86,8 @@ class Where(BaseModel):
     """Processes of the local cluster."""
     threads: int = Field(default=2, ge=1)
     """Threads of torch."""
+    offset_policy: OffsetPolicy = "error"
+    """What to do where a scene's metadata and pixels contradict each other on its radiometric offset."""
 
     @classmethod
     def of(cls, settings: Settings) -> Where:
@@ -98,6 +100,7 @@ class Where(BaseModel):
             dask_address=settings.dask_address,
             workers=settings.workers,
             threads=settings.threads,
+            offset_policy=settings.offset_policy,
         )
 
 

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from flows import terminal
-from flows.models import properties_of
+from flows.models import properties_of, table_of
 from flows.pipeline import Run
 from flows.refs import ItemRef, RunRequest
+from ringmoe.evaluate import Scores, scores
 
 
 class Stopwatch:
@@ -31,7 +34,8 @@ def summarise(run: Run, request: RunRequest, seconds: float) -> dict[str, Any]:
     shifts = [s for c in cubes for s in c["shifts"] if s.get("verdict") == "accepted"]
     teacher = properties_of(run.models[0])
     maps = [properties_of(ref) for ref in run.maps]
-    scored = [m for m in maps if "ringmoe:accuracy" in m]
+    tables = [t for t in (table_of(ref, "score") for ref in run.maps) if t is not None]
+    scored, baseline = _scores(tables), _scores([t["baseline"] for t in tables])
     return {
         "scenes": run.scenes,
         "cubes": [{k: v for k, v in c.items() if k != "shifts"} for c in cubes],
@@ -43,9 +47,9 @@ def summarise(run: Run, request: RunRequest, seconds: float) -> dict[str, Any]:
         "loss_last": teacher["ringmoe:loss_last"],
         "params": properties_of(run.models[-1]).get("ringmoe:params", [teacher["mlm:total_parameters"]]),
         "stages": properties_of(run.models[-1]).get("ringmoe:stages", ["pre-trained"]),
-        "map_accuracy": _mean(m["ringmoe:accuracy"] for m in scored),
-        "map_mean_iou": _mean(m["ringmoe:mean_iou"] for m in scored),
-        "baseline_accuracy": _mean(m["ringmoe:baseline_accuracy"] for m in scored),
+        "map_accuracy": None if scored is None else round(scored.accuracy, 6),
+        "map_mean_iou": None if scored is None else round(scored.mean_iou, 6),
+        "baseline_accuracy": None if baseline is None else round(baseline.accuracy, 6),
         "area_ha": _areas(maps),
         "items": [ref.href for ref in (*run.cubes, *run.models, *run.maps)],
         "catalog": str(run.catalog),
@@ -110,9 +114,9 @@ def _median(values: Any) -> float | None:
     return round(median(found), 4) if found else None
 
 
-def _mean(values: Any) -> float | None:
-    found = list(values)
-    return sum(found) / len(found) if found else None
+def _scores(tables: Sequence[dict[str, Any]]) -> Scores | None:
+    """Of all maps together, every scored pixel counting once; None where nothing was scored."""
+    return scores(np.sum([t["confusion"] for t in tables], axis=0)) if tables else None
 
 
 def _areas(maps: Sequence[dict[str, Any]]) -> dict[str, float | None]:

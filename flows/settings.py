@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +18,10 @@ EMBEDDED_PREFECT = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
 }
 """What an embedded run asks of Prefect where the environment does not say otherwise."""
+
+
+OffsetPolicy = Literal["error", "trust-product", "trust-pixels"]
+"""As `catalog.calibrate.offset.Policy`; written out, for settings are read before the catalogue is imported."""
 
 
 class Settings(BaseSettings):
@@ -36,6 +41,8 @@ class Settings(BaseSettings):
     """Worker processes of the local Dask cluster."""
     threads: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1))
     """Threads of torch; part of what makes a CPU run repeatable."""
+    offset_policy: OffsetPolicy = "error"
+    """What to do where a scene's metadata and pixels contradict each other on its radiometric offset."""
 
     @property
     def root(self) -> Path:

@@ -85,7 +85,8 @@ def test_a_unit_is_done_when_its_item_exists(tmp_path: Path) -> None:
     folder = ledger.attempt("cubes", "u")
     (folder / "data").write_text("half")
     assert ledger.done("cubes", "u") is None
-    path = ledger.commit("cubes", "u", {"id": "u", "assets": {"data": {"href": "./attempt-1/data"}}})
+    ledger.commit("cubes", "u", {"id": "u", "assets": {"data": {"href": "./attempt-1/data"}}})
+    path = ledger.item_path("cubes", "u")
     assert path == tmp_path / "cubes" / "u" / "u.json"
     found = ledger.done("cubes", "u")
     assert found is not None
@@ -97,7 +98,8 @@ def test_a_unit_is_done_when_its_item_exists(tmp_path: Path) -> None:
 def test_a_damaged_item_is_named(tmp_path: Path) -> None:
     """An item cut off in the middle is refused with its path, by itself and in a listing."""
     ledger = Ledger(tmp_path)
-    path = ledger.commit("cubes", "u", {"id": "u"})
+    ledger.commit("cubes", "u", {"id": "u"})
+    path = ledger.item_path("cubes", "u")
     path.write_text('{"id": ')
     with pytest.raises(LedgerError) as refused:
         ledger.done("cubes", "u")
@@ -188,12 +190,13 @@ def test_two_processes_at_one_unit_do_not_meet(tmp_path: Path) -> None:
 
 
 def test_threads_at_one_item_do_not_meet(tmp_path: Path) -> None:
-    """Eight threads that commit one item at once all succeed, and leave it whole."""
+    """Eight threads that commit one item at once agree on whose counts, and leave it whole."""
     ledger = Ledger(tmp_path)
     items: Sequence[dict[str, Any]] = [{"id": "u", "k": k, "filling": "x" * 5000} for k in range(64)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda item: ledger.commit("cubes", "u", item), items))
+        counted = list(pool.map(lambda item: ledger.commit("cubes", "u", item), items))
     assert ledger.done("cubes", "u") in items
+    assert all(item == ledger.done("cubes", "u") for item in counted)
 
 
 def test_a_failure_is_struck_by_success(tmp_path: Path) -> None:
@@ -213,9 +216,9 @@ def test_a_failure_is_struck_by_success(tmp_path: Path) -> None:
 def test_a_disk_that_fills_while_an_item_is_written(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No space, or no quota: StorageFull; the item that stood there stands, no draft is left, and room mends it."""
+    """No space, or no quota: StorageFull; what stood there stands, no draft is left, and room mends it."""
     ledger = Ledger(tmp_path)
-    ledger.commit("cubes", "u", {"id": "u", "k": 1})
+    ledger.commit("cubes", "t", {"id": "t"})
 
     def full(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
@@ -227,8 +230,8 @@ def test_a_disk_that_fills_while_an_item_is_written(
         ledger.fail("u", "ingest", "the disk is full")
     assert "kept" in refused.value.enough
     assert "--home" in refused.value.todo
-    assert ledger.done("cubes", "u") == {"id": "u", "k": 1}
-    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["u.json"]
+    assert ledger.done("cubes", "u") is None
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["t.json"]
     ledger.commit("cubes", "u", {"id": "u", "k": 2})
     assert ledger.done("cubes", "u") == {"id": "u", "k": 2}
 

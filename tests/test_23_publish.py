@@ -15,6 +15,7 @@ import numpy as np
 import pystac
 import pytest
 import rasterio
+import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from pyproj import Transformer
@@ -22,7 +23,7 @@ from rio_cogeo.cogeo import cog_validate
 from test_21_cube import NORTH_UP, ROTATED, description, layers, radar_places
 
 from catalog import cube, publish
-from catalog.errors import PublishError
+from catalog.errors import CubeError, PublishError
 from catalog.ledger import Ledger, tree_digest
 from catalog.publish import MapClass, Sources
 
@@ -246,6 +247,33 @@ def test_a_cubes_item_is_valid_and_true(box: GeoBox | None, tmp_path: Path, vali
     if box is not None:
         assert properties["proj:shape"] == [30, 20]
         assert properties["proj:transform"] == list(box.affine)[:6]
+
+
+@pytest.mark.parametrize("box", [NORTH_UP, ROTATED, DEGREES], ids=["north up", "rotated", "degrees"])
+def test_cube_and_preview_lie_where_the_grid_does(box: GeoBox, tmp_path: Path) -> None:
+    """rioxarray on the store and rasterio on its preview report the grid's CRS and affine to 1e-9; pixels are a date's.
+
+    A rotated grid has no axes in map coordinates: there the store's affine is the geotransform it carries.
+    """
+    ledger = Ledger(tmp_path)
+    item = published_cube(ledger, "c", box)
+    folder = ledger.item_path("cubes", "c").parent
+    assert cube.open(ledger.item_path("cubes", "c")).equals(cube.open(folder / item["assets"]["cube"]["href"]))
+    with pytest.raises(CubeError, match="no item of a cube"):
+        cube.open(tmp_path / "nothing.json")
+    store = xr.open_zarr(folder / item["assets"]["cube"]["href"], consolidated=False, decode_coords="all")
+    assert box.crs is not None
+    assert store.rio.crs.to_epsg() == box.crs.epsg
+    np.testing.assert_allclose(list(store.rio.transform())[:6], list(box.affine)[:6], rtol=0, atol=1e-9)
+    found = cube.open(folder / item["assets"]["cube"]["href"])
+    with rasterio.open(folder / item["assets"]["preview"]["href"]) as preview:
+        assert preview.crs.to_epsg() == box.crs.epsg
+        np.testing.assert_allclose(list(preview.transform)[:6], list(box.affine)[:6], rtol=0, atol=1e-9)
+        assert preview.shape == tuple(box.shape)
+        dates = [str(t)[:10] for t in found["time"].values]
+        shown = found["data"].isel(time=dates.index(preview.tags()["date"]))
+        for number, name in enumerate(preview.descriptions, start=1):
+            np.testing.assert_array_equal(preview.read(number), shown.sel(band=name).values)
 
 
 def test_a_maps_item_is_valid_and_true(tmp_path: Path, validate_offline: Validate) -> None:

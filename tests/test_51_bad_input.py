@@ -105,6 +105,17 @@ def test_options_that_are_not_understood(refuse: Refuse, tmp_path: Path) -> None
         assert "rror" in said
 
 
+def test_options_of_the_other_mode_are_not_dropped_in_silence(refuse: Refuse, tmp_path: Path) -> None:
+    """`run` says which options would do nothing on the sandbox, or on products."""
+    for words, named in (
+        (["--sandbox", "--steps", "3", "--train-bbox", "1,2,3,4"], ["--train-bbox", "--steps", "--sandbox"]),
+        (["--products", tmp_path, "--size", "300"], ["--size", "--products"]),
+    ):
+        code, said = refuse("run", *words, "--home", tmp_path / "home")
+        assert code == 2
+        assert all(word in said for word in named), said
+
+
 def test_a_home_without_scenes(refuse: Refuse, tmp_path: Path) -> None:
     """Nothing registered: it says where it looked and which verb to start with."""
     code, said = refuse("search", "--home", tmp_path / "empty")

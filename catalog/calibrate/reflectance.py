@@ -39,7 +39,7 @@ def reflectance_from_dn(
     quantity
         surface_reflectance or toa_reflectance.
     sun_elevation_deg
-        Degrees above the horizon.
+        Degrees above the horizon, one number or (y, x); on coarser y and x than `dn`'s it is interpolated.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def reflectance_from_dn(
     dn = real_dn(dn)
     rho = dn * per_band(dn, "scale", scale, zero=False, negative=False) + per_band(dn, "offset", offset)
     if sun_elevation_deg is not None:
-        rho = rho / _sine_of_sun(sun_elevation_deg)
+        rho = rho / _sine_of_sun(sun_elevation_deg, dn)
     return described(rho, quantity, "1", dn)
 
 
@@ -103,7 +103,7 @@ def toa_reflectance_from_radiance(
     earth_sun_distance_au
         Astronomical units, 0.98 to 1.02.
     sun_elevation_deg
-        Degrees above the horizon, one number or (y, x).
+        Degrees above the horizon, one number or (y, x); on coarser y and x than the image's it is interpolated.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def toa_reflectance_from_radiance(
         )
     irradiance_band = per_band(radiance, "irradiance", irradiance, zero=False, negative=False)
     factor = math.pi * earth_sun_distance_au**2 / irradiance_band
-    return described(radiance * factor / _sine_of_sun(sun_elevation_deg), "toa_reflectance", "1", radiance)
+    return described(radiance * factor / _sine_of_sun(sun_elevation_deg, radiance), "toa_reflectance", "1", radiance)
 
 
 def earth_sun_distance_au(when: datetime) -> float:
@@ -154,10 +154,11 @@ def earth_sun_distance_au(when: datetime) -> float:
     return 1.00014 - 0.01671 * math.cos(anomaly) - 0.00014 * math.cos(2 * anomaly)
 
 
-def _sine_of_sun(elevation_deg: float | xr.DataArray) -> float | xr.DataArray:
-    """Sine of the sun's elevation, refused below the horizon; per pixel, NaN where the sun is down."""
+def _sine_of_sun(elevation_deg: float | xr.DataArray, like: xr.DataArray) -> float | xr.DataArray:
+    """Sine of the sun's elevation, refused below the horizon; per pixel of `like`, NaN where the sun is down."""
     if isinstance(elevation_deg, xr.DataArray):
-        return xr.apply_ufunc(np.sin, elevation_deg.where(elevation_deg > 0) * (math.pi / 180), dask="parallelized")
+        placed = _on_pixels(elevation_deg, like)
+        return xr.apply_ufunc(np.sin, placed.where(placed > 0) * (math.pi / 180), dask="parallelized")
     if not 0 < elevation_deg <= 90:
         raise CalibrationError(
             f"a sun elevation of {elevation_deg} degrees gives no reflectance",
@@ -166,3 +167,27 @@ def _sine_of_sun(elevation_deg: float | xr.DataArray) -> float | xr.DataArray:
             todo="look at the product's sun angles; a night scene has no reflectance",
         )
     return math.sin(math.radians(elevation_deg))
+
+
+def _on_pixels(angles: xr.DataArray, like: xr.DataArray) -> xr.DataArray:
+    """Angles on coarser y and x than an image's, linear between them and held outside; as lazy as the image."""
+    for axis in ("y", "x"):
+        if axis not in angles.coords or axis not in like.coords or angles[axis].equals(like[axis]):
+            continue
+        nodes, places = angles[axis].values.astype(float), like[axis].values.astype(float)
+        if places.max() < nodes.min() or places.min() > nodes.max():
+            raise CalibrationError(
+                f"the sun's angles lie at {axis} {nodes.min():g} to {nodes.max():g}, the image at {places.min():g} to"
+                f" {places.max():g}",
+                item="sun_elevation_deg",
+                enough="angles in the coordinates of the image",
+                todo="read the image in the CRS of its product",
+            )
+        order = np.argsort(nodes)
+        index = np.interp(places, nodes[order], order.astype(float))
+        hats = np.maximum(0.0, 1.0 - np.abs(index[:, None] - np.arange(nodes.size))).astype(np.float32)
+        weights = xr.DataArray(hats, dims=(axis, "node"), coords={axis: like[axis]})
+        if like.chunks is not None:
+            weights = weights.chunk({axis: like.chunksizes[axis]})
+        angles = xr.dot(weights, angles.rename({axis: "node"}).drop_vars("node"), dim="node")
+    return angles

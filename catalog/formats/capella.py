@@ -1,18 +1,19 @@
-"""Capella SLC channels that carry their metadata in TIFF tags; complex amplitude with a factor per channel."""
+"""Capella SLC channels with their extended JSON, beside them or in their tags; a scale factor per channel."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from catalog.calibrate.constants import AmplitudeFactor
-from catalog.errors import CalibrationError, MetadataError
+from catalog.errors import CalibrationError, FootprintError, MetadataError
 from catalog.formats.outline import ring_lonlat
-from catalog.formats.product import Product, ProductFile, by_polarisation
+from catalog.formats.product import Product, ProductFile, by_polarisation, checked_header
 from catalog.metadata import capella
 from catalog.metadata.raster import RasterHeader, read_header
-from catalog.scene import Scene
+from catalog.metadata.xml import refuse
+from catalog.scene import Scene, metadata_file
 from catalog.sensors import CAPELLA
 
 _CAMPAIGNS = (
@@ -28,52 +29,48 @@ recorded in `ringmoe:datetime_source` as an assumption. https://spacenet.ai/sn6-
 
 
 def products(folder: Path) -> tuple[Product, ...]:
-    """Complex channels whose tags hold Capella's JSON, one file per polarisation; () where the folder has none."""
+    """Complex channels with Capella's JSON, one file per polarisation; () where the folder has none.
+
+    Raises
+    ------
+    MetadataError, AssetError, FootprintError
+        Naming the file and the field: a factor that is no number, another polarisation or size, detected pixels,
+        channels that are not all of one radiometry, no affine.
+    """
     headers = {p: read_header(str(path)) for p, path in by_polarisation(folder).items()}
-    channels = {p: h for p, h in headers.items() if capella.has_tags(h) and h.dtype.startswith("complex")}
+    known = {p: h for p, h in headers.items() if capella.extended_json(Path(h.href)) or capella.has_tags(h)}
+    # Detected pictures made of the channels may lie beside them; an extended JSON of its own makes a file a channel.
+    channels = {p: h for p, h in known.items() if capella.extended_json(Path(h.href)) or h.dtype.startswith("complex")}
     if not channels:
         return ()
-    tags = {p: capella.read_tags(h) for p, h in channels.items()}
+    tags = {p: _checked(p, checked_header(h.href, "complex")) for p, h in channels.items()}
     first, header = next(iter(tags.values())), next(iter(channels.values()))
     start, stop, source = _dates(folder, header, first)
     ordered = [b.name for b in CAPELLA.bands if b.name in channels]
-    files = tuple(
-        ProductFile(
-            p,
-            Path(channels[p].href),
-            (p,),
-            scale={p: tags[p].scale_factor},
-            gsd_m=_pixel_m(channels[p]),
-            header=channels[p],
-        )
-        for p in ordered
+    return (
+        Product(
+            id=folder.name,
+            sensor=CAPELLA.id,
+            level="SLC",
+            platform=first.platform or "capella-airborne",
+            instruments=("x-sar",),
+            start=start,
+            stop=stop,
+            files=tuple(_channel(p, channels[p], tags[p].scale_factor) for p in ordered),
+            metadata={f"extended-{p}": j for p in ordered if (j := capella.extended_json(Path(channels[p].href)))},
+            geolocation="affine",
+            encoding="complex",
+            properties={
+                **_properties(first, ordered),
+                "ringmoe:datetime_source": source,
+                "ringmoe:quantity": f"{_radiometry(folder, tags)}_amplitude",
+            },
+        ),
     )
-    product = Product(
-        id=folder.name,
-        sensor=CAPELLA.id,
-        level="SLC",
-        platform=first.platform or "capella-airborne",
-        instruments=("x-sar",),
-        start=start,
-        stop=stop,
-        files=files,
-        metadata={},
-        geolocation="affine",
-        encoding="complex",
-        properties={
-            "sar:instrument_mode": "airborne" if first.platform is None else "stripmap",
-            "sar:frequency_band": "X",
-            "sar:center_frequency": first.frequency_ghz or CAPELLA.bands[0].frequency_ghz,
-            "sar:polarizations": ordered,
-            "sar:product_type": "SLC",
-            "ringmoe:datetime_source": source,
-        },
-    )
-    return (product,)
 
 
 def calibration(scene: Scene, bands: Sequence[str]) -> AmplitudeFactor | None:
-    """The scale factor of every channel, as its tags or the item have it."""
+    """The scale factor of every channel, as the item has it from the channel's metadata, and its noise level."""
     scale = {b: scene.bands[b].scale for b in bands}
     known = {b: float(v) for b, v in scale.items() if v is not None}
     if len(known) != len(scale):
@@ -83,7 +80,62 @@ def calibration(scene: Scene, bands: Sequence[str]) -> AmplitudeFactor | None:
             enough="one scale factor per polarisation, in the file's tags or the item's raster:scale",
             todo="fetch the product with its extended metadata",
         )
-    return AmplitudeFactor(known, "scale_factor of the file's tags")
+    sources = {b: metadata_file(scene, f"extended-{b}") for b in bands if f"extended-{b}" in scene.metadata}
+    noise = {b: capella.parse(path, path.read_text("utf-8"), "").nesz_db for b, path in sources.items()}
+    named = ", ".join(p.name for p in sources.values()) or "the file's tags"
+    record = {"noise_level_db": noise} if any(v is not None for v in noise.values()) else {}
+    return AmplitudeFactor(known, f"scale_factor of {named}", record)
+
+
+def _properties(tags: capella.CapellaTags, polarisations: Sequence[str]) -> dict[str, object]:
+    assumed = {} if tags.radiometry else {"ringmoe:quantity_source": "assumed: the metadata name no radiometry"}
+    return {
+        "sar:instrument_mode": tags.mode or ("airborne" if tags.platform is None else "stripmap"),
+        "sar:frequency_band": "X",
+        "sar:center_frequency": tags.frequency_ghz or CAPELLA.bands[0].frequency_ghz,
+        "sar:polarizations": list(polarisations),
+        "sar:product_type": "SLC",
+        **assumed,
+    }
+
+
+def _checked(polarisation: str, header: RasterHeader) -> capella.CapellaTags:
+    """The metadata of a channel, held against its file: polarisation, size and place."""
+    tags = capella.read_tags(header)
+    path = capella.extended_json(Path(header.href)) or Path(header.href)
+    if tags.polarisation not in (None, polarisation):
+        problem = f"is {tags.polarisation}, the file is named {polarisation}"
+        raise refuse(path, "collect.radar.transmit_polarization and receive_polarization", problem)
+    if tags.shape not in (None, header.shape):
+        raise refuse(path, "collect.image.rows and columns", f"are {tags.shape}, the file has {header.shape}")
+    if header.crs is None or header.transform is None:
+        raise FootprintError(
+            "a channel has no place on the Earth: its file is in the slant plane",
+            item=header.href,
+            enough="a file with a CRS and an affine, rotated or not",
+            todo="fetch the geocoded complex product, or give the file its georeference",
+        )
+    return tags
+
+
+def _radiometry(folder: Path, tags: Mapping[str, capella.CapellaTags]) -> str:
+    """What all channels are, sigma nought where none says so."""
+    found = {t.radiometry or "sigma_nought" for t in tags.values()}
+    if len(found) > 1:
+        said = {p: t.radiometry for p, t in tags.items()}
+        raise refuse(folder, "collect.image.radiometry", f"differs between channels: {said}", "one radiometry")
+    return found.pop()
+
+
+def _channel(polarisation: str, header: RasterHeader, factor: float) -> ProductFile:
+    return ProductFile(
+        polarisation,
+        Path(header.href),
+        (polarisation,),
+        scale={polarisation: factor},
+        gsd_m=_pixel_m(header),
+        header=header,
+    )
 
 
 def _pixel_m(header: RasterHeader) -> float:

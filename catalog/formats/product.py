@@ -43,6 +43,8 @@ class ProductFile:
     """What the metadata says of its grid."""
     nodata: float | None = None
     """Overrides the file's own, and the sensor's."""
+    layers: int = 1
+    """Raster bands of a quality layer, as the eight of UDM2."""
     complex_pair: bool = False
     """True where two raster bands are one complex band."""
     scale: Mapping[str, float] = field(default_factory=dict)
@@ -51,8 +53,15 @@ class ProductFile:
     """Band to raster:offset."""
     gsd_m: float | None = None
     """Ground sampling distance; the sensor row's where None."""
+    inside: str = ""
+    """GDAL's name of a raster inside the file, {path} standing for its path; empty where the file is the raster."""
     header: RasterHeader | None = None
     """The file's header where recognising the folder read it already."""
+
+    @property
+    def raster(self) -> str:
+        """What GDAL opens: the file, or the raster inside it."""
+        return (self.inside or "{path}").replace("{path}", str(self.path))
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,12 @@ from catalog.errors import GeolocationError
 from catalog.formats.product import ExpectedGrid, Product, ProductFile, checked_header
 from catalog.formats.sentinel1 import calibration_tables, read_noise, tables_beside
 from catalog.geocode import RadarGrid, bistatic_reference_s
+from catalog.geocode.range_doppler import SPEED_OF_LIGHT_M_S
 from catalog.metadata import sentinel1, sentinel1_bursts, sentinel1_luts
 from catalog.metadata.raster import unreadable
 from catalog.metadata.xml import refuse
 from catalog.scene import Scene, metadata_file
 from catalog.sensors import SENTINEL_1_SLC
-
-SPEED_OF_LIGHT_M_S = 299_792_458.0
 
 
 def products(folder: Path) -> tuple[Product, ...]:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from catalog.calibrate.constants import ReflectanceScale
+from catalog.calibrate.offset import Policy, settle, weigh
 from catalog.formats.product import ExpectedGrid, Product, ProductFile
+from catalog.formats.sentinel2_offset import claims_of, verdicts_of
 from catalog.metadata import sentinel2
 from catalog.metadata.raster import unreadable
 from catalog.metadata.xml import refuse
-from catalog.scene import Scene, metadata_file
+from catalog.scene import Scene
 from catalog.sensors import SENTINEL_2
 
 _IMAGE = re.compile(r"(?:^|_)(B\d{2}|B8A|SCL)(?:_(\d{2})m)?$")
@@ -24,20 +26,31 @@ def products(folder: Path) -> tuple[Product, ...]:
     return _safe(folder) or _aws(folder)
 
 
-def calibration(scene: Scene, bands: Sequence[str]) -> ReflectanceScale | None:
-    """Scale and offset by the product's XML, the tile's XML where that is all there is; None without either."""
-    if not {"product", "tile"} & set(scene.metadata):
-        return None
-    product = sentinel2.read_product(metadata_file(scene, "product")) if "product" in scene.metadata else None
-    tile = sentinel2.read_tile(metadata_file(scene, "tile")) if "tile" in scene.metadata else None
-    found = sentinel2.radiometry(product, tile)
+def calibration(scene: Scene, bands: Sequence[str]) -> ReflectanceScale:
+    """Scale and offset where claims and pixels do not contradict each other."""
+    return resolve_offset(scene, bands, "error")
+
+
+def resolve_offset(scene: Scene, bands: Sequence[str], policy: Policy) -> ReflectanceScale:
+    """Scale and offset by all that speaks of them, a contradiction settled by policy.
+
+    Raises
+    ------
+    MetadataError, CalibrationError, AssetError
+        Naming the file or item and the field, or the claims that cannot all be true.
+    """
+    heard = claims_of(scene)
+    known = list(scene.bands)
+    verdicts = verdicts_of(scene, heard.claims, heard.quantification)
+    found = settle(weigh(heard.claims, verdicts, known, heard.notes), policy, scene.id)
     return ReflectanceScale(
-        scale=dict.fromkeys(bands, 1 / found.quantification),
-        offset={b: found.offsets.get(b, 0.0) / found.quantification for b in bands},
+        scale=dict.fromkeys(bands, 1 / heard.quantification),
+        offset={b: found.offset_dn[b] / heard.quantification for b in bands},
         source=found.source,
         record={
-            "quantification": found.quantification,
-            "offset_dn": {b: found.offsets.get(b, 0.0) for b in bands},
+            "quantification": heard.quantification,
+            "quantification_source": heard.scale_source,
+            **found.record(bands, heard.quantification),
         },
     )
 

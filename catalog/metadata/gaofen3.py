@@ -10,6 +10,7 @@ from pathlib import Path
 from catalog.metadata.xml import XmlNode, read_xml, refuse, utc
 
 POLARISATIONS = ("HH", "HV", "VH", "VV")
+FULL_SCALES = {"L1A": 32767.0, "L2": 65535.0}
 _PLATFORMS = {"GF3": "gaofen-3", "GF3A": "gaofen-3", "GF3B": "gaofen-3-02", "GF3C": "gaofen-3-03"}
 _CORNERS = ("topLeft", "topRight", "bottomRight", "bottomLeft")
 
@@ -51,11 +52,27 @@ class Gaofen3Metadata:
     corners_lonlat: tuple[tuple[float, float], ...]
     """Top left, top right, bottom right, bottom left, in degrees."""
 
+    @property
+    def full_scale(self) -> float:
+        """The digital number that stands for QualifyValue: signed 16 bits at level 1A, unsigned at level 2.
+
+        Raises
+        ------
+        MetadataError
+            At any other level.
+        """
+        if self.level not in FULL_SCALES:
+            raise refuse(
+                self.path, "productinfo/productLevel", f"is {self.level}, whose full scale is not known", "L1A or L2"
+            )
+        return FULL_SCALES[self.level]
+
 
 def read_meta(path: Path) -> Gaofen3Metadata:
     """Parse a meta.xml.
 
-    sigma nought in dB = 10 log10((I^2 + Q^2) (QualifyValue / 32767)^2) - CalibrationConst, per polarisation.
+    sigma nought in dB = 10 log10((I^2 + Q^2) (QualifyValue / 32767)^2) - CalibrationConst at level 1A, and
+    20 log10(DN QualifyValue / 65535) - CalibrationConst at level 2, per polarisation.
 
     Raises
     ------

@@ -59,7 +59,7 @@ class LandsatMetadata:
     level1_add: Mapping[str, float]
     """The same for level 1."""
     files: Mapping[str, str]
-    """Band or layer (B1, QA_PIXEL, QA_RADSAT) to file name."""
+    """Band or layer (B1, QA_PIXEL, QA_RADSAT, SZA) to file name."""
     wrs: tuple[int, int]
     """Path and row of the Worldwide Reference System 2."""
 
@@ -76,14 +76,16 @@ def read_mtl(path: Path) -> LandsatMetadata:
     contents, image, grid = (
         _Group(path, tree, g) for g in ("PRODUCT_CONTENTS", "IMAGE_ATTRIBUTES", "PROJECTION_ATTRIBUTES")
     )
-    level = contents.text("PROCESSING_LEVEL")
+    level, name = contents.text("PROCESSING_LEVEL"), contents.text("LANDSAT_PRODUCT_ID")
+    if f"_{level}_" not in name:
+        raise refuse(path, "PROCESSING_LEVEL", f"is {level} and LANDSAT_PRODUCT_ID {name}", "one level in both")
     own = "LEVEL2_SURFACE_REFLECTANCE_PARAMETERS" if level.startswith("L2") else "LEVEL1_RADIOMETRIC_RESCALING"
     parameters, level1 = _Group(path, tree, own), _Group(path, tree, "LEVEL1_RADIOMETRIC_RESCALING")
     cell = grid.number("GRID_CELL_SIZE_REFLECTIVE")
     x, y = grid.number("CORNER_UL_PROJECTION_X_PRODUCT"), grid.number("CORNER_UL_PROJECTION_Y_PRODUCT")
     time = f"{image.text('DATE_ACQUIRED')}T{image.text('SCENE_CENTER_TIME')}"
     return LandsatMetadata(
-        product_id=contents.text("LANDSAT_PRODUCT_ID"),
+        product_id=name,
         level=level,
         platform=image.text("SPACECRAFT_ID").lower().replace("_", "-"),
         instruments=tuple(image.text("SENSOR_ID").lower().split("_")),
@@ -142,6 +144,7 @@ class _Group:
 def _files(contents: _Group) -> dict[str, str]:
     layers = {f"B{n}": f"FILE_NAME_BAND_{n}" for n in _REFLECTIVE}
     layers |= {"QA_PIXEL": "FILE_NAME_QUALITY_L1_PIXEL", "QA_RADSAT": "FILE_NAME_QUALITY_L1_RADIOMETRIC_SATURATION"}
+    layers |= {"SZA": "FILE_NAME_ANGLE_SOLAR_ZENITH_BAND_4"}
     held = contents.tree[contents.name]
     return {name: contents.text(field) for name, field in layers.items() if field in held}
 

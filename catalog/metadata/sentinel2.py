@@ -17,6 +17,12 @@ BAND_NAMES = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B0
 OFFSET_BASELINE = (4, 0)
 """The processing baseline that introduced the radiometric offset; a date tells nothing, old scenes are reprocessed."""
 
+OFFSET_DN = -1000.0
+"""What every product from then on lists for every band, so far (github.com/stactools-packages/sentinel2 #44)."""
+
+LAST_KNOWN_MAJOR = 5
+"""Baselines from 06.00 on are not known to keep the offset."""
+
 QUANTIFICATION = 10_000.0
 """Digital numbers per unit of reflectance, the same in every baseline."""
 
@@ -194,7 +200,7 @@ def radiometry(product: ProductMetadata | None, tile: TileMetadata | None) -> Ra
     Raises
     ------
     MetadataError
-        Where baseline 04.00 or later asks for an offset and no file lists it.
+        Where baseline 04.00 or later asks for an offset and the product XML lists none; a baseline not yet known.
     """
     if product is not None and product.offsets is not None:
         tag = "RADIO_ADD_OFFSET" if product.level == "L1C" else "BOA_ADD_OFFSET"
@@ -202,7 +208,10 @@ def radiometry(product: ProductMetadata | None, tile: TileMetadata | None) -> Ra
     known = product or tile
     if known is None:
         raise MetadataError("no metadata file says which offset applies", enough="the product XML or the tile XML")
-    if _version(known.baseline) >= OFFSET_BASELINE:
+    later = _version(known.baseline) >= OFFSET_BASELINE
+    if later and product is None and _version(known.baseline)[0] <= LAST_KNOWN_MAJOR:
+        return Radiometry(QUANTIFICATION, dict.fromkeys(BAND_NAMES, OFFSET_DN), f"baseline {known.baseline}")
+    if later:
         field = "BOA_ADD_OFFSET" if known.level == "L2A" else "RADIO_ADD_OFFSET"
         problem = f"is listed nowhere though baseline {known.baseline} applies one"
         raise refuse(known.path, field, problem, f"the product XML (MTD_MSI{known.level}.xml) with its {field} list")

@@ -1,4 +1,4 @@
-"""WorldView and QuickBird IMD: absolute calibration factor and effective bandwidth per band, sun, time, projection."""
+"""WorldView and QuickBird IMD, as text or XML: calibration factor and bandwidth per band, sun, time, projection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from catalog.metadata.xml import finite, refuse, utc
+from catalog.metadata.xml import XmlNode, finite, read_xml, refuse, utc
 
 _PLATFORMS = {
     "WV01": "worldview-1",
@@ -19,6 +19,33 @@ _PLATFORMS = {
     "QB02": "quickbird-2",
 }
 _CORNERS = ("UL", "UR", "LR", "LL")
+
+ADJUSTMENT_SOURCE = "Absolute Radiometric Calibration: 2016v0, ABSRADCAL_FLEET_2016v0_Rel20170606.pdf"
+"""The vendor's note: L = GAIN DN absCalFactor / effectiveBandwidth + OFFSET, adjusted over calibration sites."""
+
+ADJUSTMENT: Mapping[str, Mapping[str, tuple[float, float]]] = {
+    "worldview-2": {
+        "C": (1.151, -7.478),
+        "B": (0.988, -5.736),
+        "G": (0.936, -3.546),
+        "Y": (0.949, -3.564),
+        "R": (0.952, -2.512),
+        "RE": (0.974, -4.120),
+        "N": (0.961, -3.300),
+        "N2": (1.002, -2.891),
+    },
+    "worldview-3": {
+        "C": (0.905, -8.604),
+        "B": (0.940, -5.809),
+        "G": (0.938, -4.996),
+        "Y": (0.962, -3.649),
+        "R": (0.964, -3.021),
+        "RE": (1.000, -4.521),
+        "N": (0.961, -5.522),
+        "N2": (0.978, -2.992),
+    },
+}
+"""Platform to band to GAIN and OFFSET (W m-2 sr-1 um-1) of that note."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +97,7 @@ class WorldViewMetadata:
 
 
 def read_imd(path: Path) -> WorldViewMetadata:
-    """Parse an IMD.
+    """Parse an IMD: the text file, or the .XML of a delivery, which holds the same fields in capitals.
 
     Raises
     ------
@@ -78,7 +105,7 @@ def read_imd(path: Path) -> WorldViewMetadata:
         Naming the file and the field that is missing or wrong.
     """
     tree = _tree(path)
-    image = next((v for k, v in tree.items() if k.startswith("IMAGE_")), None)
+    image = next((v for k, v in tree.items() if re.fullmatch(r"IMAGE(_\d+)?", k)), None)
     bands = {k.removeprefix("BAND_"): v for k, v in tree.items() if k.startswith("BAND_") and isinstance(v, Mapping)}
     if not isinstance(image, Mapping) or not bands:
         raise refuse(path, "BAND_ and IMAGE_ groups", "are missing", "one IMAGE_ group and a BAND_ group per band")
@@ -106,9 +133,10 @@ def read_imd(path: Path) -> WorldViewMetadata:
 
 
 def _text(path: Path, group: Mapping[str, Any], field: str) -> str:
-    if not isinstance(group.get(field), str) or not group[field]:
+    text = group.get(field.upper())
+    if not isinstance(text, str) or not text:
         raise refuse(path, field, "is missing or empty")
-    return str(group[field])
+    return text
 
 
 def _number(path: Path, group: Mapping[str, Any], field: str) -> float:
@@ -116,7 +144,7 @@ def _number(path: Path, group: Mapping[str, Any], field: str) -> float:
 
 
 def _maybe(path: Path, group: Mapping[str, Any], field: str) -> float | None:
-    return _number(path, group, field) if field in group else None
+    return _number(path, group, field) if field.upper() in group else None
 
 
 def _band(path: Path, name: str, group: Mapping[str, Any]) -> WorldViewBand:
@@ -129,13 +157,13 @@ def _band(path: Path, name: str, group: Mapping[str, Any]) -> WorldViewBand:
 
 def _time(path: Path, image: Mapping[str, Any], projected: Mapping[str, Any]) -> datetime:
     for group, field in ((image, "firstLineTime"), (projected, "earliestAcqTime")):
-        if field in group:
+        if field.upper() in group:
             return utc(path, field, re.sub(r"(\.\d{6})\d+", r"\1", _text(path, group, field)))
     raise refuse(path, "firstLineTime", "is missing")
 
 
 def _crs(path: Path, projected: Mapping[str, Any]) -> str | None:
-    if "mapProjName" not in projected:
+    if "MAPPROJNAME" not in projected:
         return None
     name, zone = _text(path, projected, "mapProjName"), int(_number(path, projected, "mapZone"))
     if name != "UTM":
@@ -144,6 +172,18 @@ def _crs(path: Path, projected: Mapping[str, Any]) -> str | None:
 
 
 def _tree(path: Path) -> dict[str, Any]:
+    """Field to value and group to fields, names in capitals."""
+    if path.suffix.upper() == ".XML":
+        return _fields(read_xml(path, "isd").node("IMD"))
+    return _pvl(path)
+
+
+def _fields(node: XmlNode) -> dict[str, Any]:
+    children = [XmlNode(node.path, child) for child in node.element]
+    return {c.tag.upper(): _fields(c) if len(c.element) else (c.element.text or "").strip() for c in children}
+
+
+def _pvl(path: Path) -> dict[str, Any]:
     """`name = value;`, lists in brackets over several lines, and BEGIN_GROUP = NAME ... END_GROUP = NAME."""
     try:
         text = path.read_text("utf-8", errors="replace")
@@ -153,11 +193,11 @@ def _tree(path: Path) -> dict[str, Any]:
     group = root
     for key, value in re.findall(r"^\s*(\w+)\s*=\s*(\([^)]*\)|[^;\n]*)", text, flags=re.MULTILINE):
         if key == "BEGIN_GROUP":
-            group = root.setdefault(value.strip(), {})
+            group = root.setdefault(value.strip().upper(), {})
         elif key == "END_GROUP":
             group = root
         else:
-            group[key] = value.strip().strip('"')
+            group[key.upper()] = value.strip().strip('"')
     if group is not root or not re.search(r"^\s*END\s*;", text, flags=re.MULTILINE):
         raise refuse(path, "END", "is missing: the file is cut off", "a whole IMD file")
     return root

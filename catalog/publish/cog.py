@@ -89,7 +89,7 @@ def write_map(
     drafts = {name: path / f"{name}.draft.tif" for name in ("classes", "confidence")}
     counts, row = np.zeros(256, np.int64), 0
     with (
-        _room(path, box),
+        room(path, box),
         rasterio.open(drafts["classes"], "w", nodata=0, **profile) as first,
         rasterio.open(drafts["confidence"], "w", nodata=255, **profile) as second,
     ):
@@ -115,25 +115,26 @@ def write_map(
     if strange:
         raise PublishError(f"the map holds values {sorted(strange)} that are no class", item=str(path))
     for name, draft in drafts.items():
-        with _room(path, box):
-            _to_cog(draft, path / f"{name}.tif", "nearest" if name == "classes" else "average")
+        with room(path, box):
+            to_cog(draft, path / f"{name}.tif", "nearest" if name == "classes" else "average")
             draft.unlink()
     return {c.name: int(counts[c.value]) for c in classes}
 
 
 @contextmanager
-def _room(path: Path, box: GeoBox) -> Iterator[None]:
+def room(path: Path, box: GeoBox, pixel_bytes: int = 4) -> Iterator[None]:
     """GDAL forgets why it could not write: with less space free than the map may take, the disk is full."""
     with no_space_left(str(path)):
         try:
             yield
         except (RasterioError, CPLE_BaseError) as error:
-            if shutil.disk_usage(path).free < 4 * box.height * box.width + (1 << 20):
+            if shutil.disk_usage(path).free < pixel_bytes * box.height * box.width + (1 << 20):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
 
 
-def _to_cog(source: Path, target: Path, overview: Literal["nearest", "average"]) -> None:
+def to_cog(source: Path, target: Path, overview: Literal["nearest", "average"]) -> None:
+    """A GeoTIFF as a cloud-optimized one, with overviews."""
     profile = cog_profiles.get("deflate") | {"blockxsize": 256, "blockysize": 256}
     profile.pop("interleave", None)  # which the driver COG does not know
     cog_translate(

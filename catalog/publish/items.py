@@ -17,9 +17,10 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
-from catalog.cube import valid_share
+from catalog.cube import usable_share
 from catalog.ledger import Ledger, file_digest, tree_digest, write_whole
 from catalog.publish.cog import MapClass
+from catalog.publish.preview import write_preview
 
 _SCHEMA = "https://stac-extensions.github.io"
 PROCESSING = f"{_SCHEMA}/processing/v1.1.0/schema.json"
@@ -67,6 +68,7 @@ def cube_item(
         The item as recorded.
     """
     attrs = cube.attrs
+    shares = attrs.get("usable_share") or usable_share(cube["quality"])
     item = _item("cubes", item_id, footprint, sources, [DATACUBE, FILE])
     item.properties |= {
         "ringmoe:sensor": attrs["sensor"],
@@ -75,7 +77,7 @@ def cube_item(
         "ringmoe:units": attrs["units"],
         "ringmoe:tile": attrs["tile"],
         "ringmoe:shape": [cube.sizes["y"], cube.sizes["x"]],
-        "ringmoe:valid_share": round(valid_share(cube), 6),
+        "ringmoe:valid_share": round(sum(shares) / len(shares), 6),
         "ringmoe:provenance": attrs["provenance"],
         "ringmoe:coregistration": attrs["coregistration"],
         "ringmoe:notes": attrs["notes"],
@@ -88,6 +90,7 @@ def cube_item(
     }
     if attrs["geobox"] is not None:
         _project(item, attrs["geobox"]["crs"], attrs["geobox"]["shape"], attrs["geobox"]["affine"])
+    preview = write_preview(folder, cube, shares.index(max(shares)))
     digest, size = tree_digest(folder / "cube.zarr")
     bands = [
         {k: v for k, v in (("name", b["name"]), ("description", b["polarisation"] or b["common_name"])) if v}
@@ -103,6 +106,9 @@ def cube_item(
             extra_fields={"file:checksum": digest, "file:size": size, "bands": bands},
         ),
     )
+    if preview is not None:
+        kind = "image/tiff; application=geotiff; profile=cloud-optimized"
+        item.add_asset("preview", _file(folder, preview.name, "Clearest date, on the cube's grid", kind, ["overview"]))
     return _commit(ledger, "cubes", item)
 
 
@@ -247,8 +253,7 @@ def _item(
 
 def _commit(ledger: Ledger, collection: str, item: pystac.Item) -> dict[str, Any]:
     record = item.to_dict(include_self_link=False, transform_hrefs=False)
-    ledger.commit(collection, item.id, record)
-    return record
+    return ledger.commit(collection, item.id, record)
 
 
 def _project(item: pystac.Item, crs: str, shape: Sequence[int], affine: Sequence[float]) -> None:

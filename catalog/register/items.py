@@ -37,6 +37,7 @@ _MEDIA = {
     ".xml": pystac.MediaType.XML,
     ".safe": pystac.MediaType.XML,
     ".json": pystac.MediaType.JSON,
+    ".h5": pystac.MediaType.HDF5,
 }
 
 
@@ -60,7 +61,7 @@ def item_of(product: Product) -> pystac.Item:
             enough=f"one of {', '.join(sensor.quantities)}",
             todo="fetch the product at one of these levels",
         )
-    files = [replace(f, header=f.header or read_header(str(f.path))) for f in product.files]
+    files = [replace(f, header=f.header or read_header(f.raster)) for f in product.files]
     decimated = [_checked(product, file, sensor) for file in files]
     ring = product.footprint_lonlat
     if not ring or product.geolocation == "affine":
@@ -75,9 +76,9 @@ def item_of(product: Product) -> pystac.Item:
         "gsd": gsd,
         "processing:level": product.level,
         "proj:code": codes.pop() if len(codes) == 1 else None,
+        "ringmoe:quantity": sensor.quantities[product.level],
         **product.properties,
         "ringmoe:sensor": sensor.id,
-        "ringmoe:quantity": sensor.quantities[product.level],
         "ringmoe:geolocation": product.geolocation,
         "ringmoe:encoding": product.encoding,
         "ringmoe:decimated": any(decimated),
@@ -150,9 +151,9 @@ def json_number(value: float) -> float | str:
 
 def _checked(product: Product, file: ProductFile, sensor: Sensor) -> bool:
     """Whether a file is a decimated copy; refuses one that is damaged, misplaced or of another make."""
-    header = file.header or read_header(str(file.path))
+    header = file.header or read_header(file.raster)
     check_complete(header.href)
-    wanted = 2 if file.complex_pair else max(len(file.bands), 1)
+    wanted = 2 if file.complex_pair else len(file.bands) or file.layers
     if header.count != wanted:
         raise AssetError(
             f"a file holds {header.count} raster bands, its product says {wanted}",
@@ -181,7 +182,7 @@ def _said(file: ProductFile) -> tuple[int, int]:
 
 
 def _image_asset(file: ProductFile, sensor: Sensor, decimated: bool) -> pystac.Asset:
-    header = file.header or read_header(str(file.path))
+    header = file.header or read_header(file.raster)
     roles = ["data"] if file.bands else ["data-mask"]
     asset = pystac.Asset(str(file.path.resolve()), media_type=media_type(file.path), roles=roles)
     nodata = next(
@@ -194,6 +195,8 @@ def _image_asset(file: ProductFile, sensor: Sensor, decimated: bool) -> pystac.A
     if file.bands:
         rows = {b.name: b for b in sensor.bands}
         asset.extra_fields["bands"] = [_band(name, rows.get(name), file) for name in file.bands]
+    if file.inside:
+        asset.extra_fields["ringmoe:inside"] = file.inside
     if file.complex_pair:
         asset.extra_fields["ringmoe:complex_pair"] = True
     asset.extra_fields |= file_fields(file.path)

@@ -6,14 +6,17 @@ import os
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
+import rasterio
 import xarray as xr
 
 from catalog import laws
 from catalog.calibrate import polarimetry
 from catalog.calibrate.constants import calibrate, provenance
-from catalog.formats import sentinel1_slc
+from catalog.errors import MetadataError
+from catalog.formats import geometry_of, sentinel1_slc
 from catalog.geocode import image_coordinates
 from catalog.metadata import sentinel1, sentinel1_bursts, sentinel1_luts
 from catalog.read import read_native
@@ -164,3 +167,30 @@ def test_matrices_of_another_program_convert_both_ways() -> None:
     print(f"C3 to T3 {float(one.max()):.1e}, T3 to C3 {float(other.max()):.1e}")
     assert max(float(one.max()), float(other.max())) <= 1e-6
     assert _worst(polarimetry.span(covariance), power) <= 1e-6
+
+
+def test_nisar_files_are_read(tmp_path: Path) -> None:
+    """Five images of three real files in NISAR's layout: pixels as h5py has them, lines and samples within the DEM."""
+    found = register(REAL / "slc_uavsar_nisar", tmp_path / "catalog")
+    assert found.failed == ()
+    scenes = {i.id: Scene.from_item(i) for i in found.items}
+    assert {n: s.bands["HH"].shape for n, s in scenes.items()} == {
+        "SanAnd_129_A": (150, 200),
+        "SanAnd_129_B": (150, 50),
+        "SanAnd_138_A": (150, 400),
+        "SanAnd_138_B": (150, 50),
+        "winnipeg_A": (250, 250),
+    }
+    for name, scene in scenes.items():
+        with h5py.File(scene.metadata["rslc"]) as file:
+            stored = file[f"science/LSAR/SLC/swaths/frequency{name[-1]}/HH"][()]
+        np.testing.assert_array_equal(read_native(scene).values[0], stored)
+        with pytest.raises(MetadataError, match="geometry/sigma0: is missing"):
+            laws.constants_of(scene, ["HH"])
+    with rasterio.open(REAL / "slc_uavsar_nisar" / "winnipeg_dem.tif") as dem:
+        rows, cols = np.mgrid[0 : dem.height : 5, 0 : dem.width : 5]
+        longitude, latitude = dem.transform * (cols + 0.5, rows + 0.5)
+        line, sample = image_coordinates(
+            geometry_of(scenes["winnipeg_A"]), longitude, latitude, dem.read(1)[rows, cols]
+        )
+    assert ((line >= 0) & (line < 250) & (sample >= 0) & (sample < 250)).sum() > 250

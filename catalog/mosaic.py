@@ -1,0 +1,185 @@
+"""Cubes of one instrument over an area and a period -> one lazy Dataset over tiles and dates."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+from affine import Affine
+from odc.geo.geobox import GeoBox
+
+from catalog import cube
+from catalog.composite import Day
+from catalog.errors import CubeError, NothingFound
+from catalog.ledger import Ledger
+from catalog.sensors import Quality
+
+Box = tuple[float, float, float, float]
+
+
+def open_area(
+    catalogue: str | Path,
+    sensor: str,
+    bbox: Box | None = None,
+    start: Day | None = None,
+    end: Day | None = None,
+    crs: str | None = None,
+) -> xr.Dataset:
+    """All that a catalogue holds of an instrument over an area and a period, as one lazy Dataset.
+
+    Parameters
+    ----------
+    catalogue
+        Folder of published items, as HOME/catalog.
+    sensor
+        Row of catalog.sensors.
+    bbox
+        West, south, east, north in degrees: every tile that touches it, whole. None takes all.
+    start, end
+        First and last day, both included; None is open.
+    crs
+        Which UTM zone, as EPSG:32632, where the area has tiles of several.
+
+    Returns
+    -------
+    Dataset
+        data (time, band, y, x) in `attrs["units"]`, NaN where no scene was; quality (time, y, x),
+        `catalog.sensors.Quality`, NO_DATA there; attributes as of a cube. A scene that several cubes of a tile hold
+        comes from the newest of them.
+
+    Raises
+    ------
+    NothingFound
+        When no cube of the sensor touches area and period.
+    CubeError
+        When the cubes lie on several grids or hold several quantities: they are never mixed.
+    """
+    found = _cubes(Path(catalogue), sensor, bbox)
+    datasets = [_within(cube.open(store), start, end) for store in found]
+    datasets = [d for d in datasets if d.sizes["time"] and d.attrs["geobox"]]
+    if crs is not None:
+        datasets = [d for d in datasets if d.attrs["geobox"]["crs"] == crs]
+    if not datasets:
+        raise NothingFound(
+            f"no cube of {sensor} touches the area between {start or 'the beginning'} and {end or 'the end'}",
+            item=f"{catalogue}: {len(found)} cubes of {sensor} over {bbox or 'everywhere'}",
+            enough="one cube on a map grid with a look in the period" + (f", in {crs}" if crs else ""),
+            todo="ingest the area first, or ask for a wider box or period",
+        )
+    _alike(datasets, sensor)
+    return _assembled(datasets)
+
+
+def _cubes(root: Path, sensor: str, bbox: Box | None) -> list[Path]:
+    """Stores of the sensor's cubes that touch a box, oldest first."""
+    found: list[tuple[str, Path]] = []
+    for path, item in Ledger(root).items("cubes"):
+        if item["properties"]["ringmoe:sensor"] == sensor and _touches(item["bbox"], bbox):
+            found.append((item["properties"]["created"], path.parent / item["assets"]["cube"]["href"]))
+    return [store for _, store in sorted(found)]
+
+
+def _touches(one: Sequence[float], other: Box | None) -> bool:
+    if other is None:
+        return True
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _within(dataset: xr.Dataset, start: Day | None, end: Day | None) -> xr.Dataset:
+    """The dates of a cube within a period, its list of scenes with them."""
+    days = pd.DatetimeIndex(dataset["time"].values).normalize()
+    keep = np.ones(len(days), bool)
+    if start is not None:
+        keep &= days >= pd.Timestamp(str(start)[:10])
+    if end is not None:
+        keep &= days <= pd.Timestamp(str(end)[:10])
+    chosen = dataset.isel(time=np.flatnonzero(keep))
+    return chosen.assign_attrs(scenes=[s for s, k in zip(dataset.attrs["scenes"], keep, strict=True) if k])
+
+
+def _alike(datasets: Sequence[xr.Dataset], sensor: str) -> None:
+    first = datasets[0]
+    kinds: Mapping[str, set[str]] = {
+        "CRS": {d.attrs["geobox"]["crs"] for d in datasets},
+        "pixel size": {str(d.attrs["geobox"]["affine"][0]) for d in datasets},
+        "tile size": {str(d.attrs["geobox"]["shape"]) for d in datasets},
+        "quantity": {d.attrs["quantity"] for d in datasets},
+        "bands": {", ".join(str(b) for b in d["band"].values) for d in datasets},
+    }
+    if any(abs(v - round(v)) > 1e-6 for d in datasets for v in _place(first, d)):
+        kinds = {**kinds, "grids of tiles": {str(d.attrs["tile"]) for d in datasets}}
+    for what, values in kinds.items():
+        if len(values) > 1:
+            raise CubeError(
+                f"cubes of {len(values)} different {what} do not make one Dataset",
+                item=f"{sensor}: {'; '.join(sorted(values))}",
+                enough=f"cubes of one {what}",
+                todo="name one (crs=...), or a smaller box, or open cubes by themselves with catalog.cube.open",
+            )
+
+
+def _place(first: xr.Dataset, other: xr.Dataset) -> tuple[float, float]:
+    """Rows and columns of tiles from one tile to another, whole numbers on one grid of tiles."""
+    one, two = first.attrs["geobox"], other.attrs["geobox"]
+    down = (two["affine"][5] - one["affine"][5]) / one["affine"][4] / one["shape"][0]
+    right = (two["affine"][2] - one["affine"][2]) / one["affine"][0] / one["shape"][1]
+    return down, right
+
+
+def _assembled(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Every date's tiles side by side on the smallest rectangle of tiles that holds them all."""
+    first = datasets[0]
+    places = [(round(y), round(x)) for y, x in (_place(first, d) for d in datasets)]
+    top, left = min(y for y, _ in places), min(x for _, x in places)
+    down, right = max(y for y, _ in places) - top + 1, max(x for _, x in places) - left + 1
+    looks: dict[tuple[Any, str], dict[tuple[int, int], xr.Dataset]] = defaultdict(dict)
+    for (y, x), dataset in zip(places, datasets, strict=True):
+        for index, scene in enumerate(dataset.attrs["scenes"]):
+            looks[(dataset["time"].values[index], scene)][(y - top, x - left)] = dataset.isel(time=index)
+    times = sorted(looks)
+    kept = {"data": np.float32(np.nan).astype(first["data"].dtype), "quality": np.uint8(Quality.NO_DATA)}
+    layers = {
+        name: da.stack([_blocks(looks[t], name, (down, right), first[name], value) for t in times])
+        for name, value in kept.items()
+    }
+    rows, columns = first.attrs["geobox"]["shape"]
+    a, b, c, d, e, f = first.attrs["geobox"]["affine"]
+    corner = Affine(a, b, c + left * columns * a, d, e, f + top * rows * e)
+    box = GeoBox((down * rows, right * columns), corner, first.attrs["geobox"]["crs"])
+    merged = xr.Dataset(
+        {
+            "data": (("time", "band", "y", "x"), layers["data"], first["data"].attrs),
+            "quality": (("time", "y", "x"), layers["quality"], first["quality"].attrs),
+        },
+        coords={
+            "time": [t for t, _ in times],
+            "band": first["band"].values,
+            **cube.pixel_coordinates(box, box.shape),
+        },
+        attrs={
+            **first.attrs,
+            "scenes": [s for _, s in times],
+            "tile": "+".join(sorted({str(d.attrs["tile"]) for d in datasets})),
+            "provenance": {k: v for d in datasets for k, v in d.attrs["provenance"].items()},
+            "coregistration": [c for d in datasets for c in d.attrs["coregistration"]],
+            "notes": list(dict.fromkeys(n for d in datasets for n in d.attrs["notes"])),
+            "geobox": {"crs": str(box.crs), "affine": list(box.affine)[:6], "shape": list(box.shape)},
+        },
+    )
+    return merged.rio.write_crs(str(box.crs)).rio.write_transform(box.affine)
+
+
+def _blocks(
+    tiles: Mapping[tuple[int, int], xr.Dataset], name: str, size: tuple[int, int], like: xr.DataArray, value: Any
+) -> da.Array:
+    """One layer of one date: the tiles that have it, and nothing measured where there is none."""
+    blank = da.full(like.shape[1:], value, dtype=like.dtype, chunks=like.data.chunks[1:])
+    return da.block(
+        [[tiles[y, x][name].data if (y, x) in tiles else blank for x in range(size[1])] for y in range(size[0])]
+    )
