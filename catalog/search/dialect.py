@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,9 @@ def scene_of(item: Document, provider: str) -> Scene:
 def unlinked(item: Document) -> pystac.Item:
     """An item of which only its own places are kept, so that reading it asks nobody for its root or collection."""
     places = [link for link in item.get("links", ()) if link.get("rel") in ("self", "canonical")]
-    return pystac.Item.from_dict({**item, "links": places})
+    with warnings.catch_warnings():  # of a storage extension whose fields we do not use
+        warnings.filterwarnings("ignore", "Could not parse bucket", UserWarning)
+        return pystac.Item.from_dict({**item, "links": places})
 
 
 def translated(item: Document, provider: str) -> Document:
@@ -133,7 +136,7 @@ def _quality_name(key: str, sensor: Sensor) -> str | None:
 
 def _flatten(asset: dict[str, Any]) -> None:
     """The first of raster:bands on the asset itself, in the words of STAC 1.1."""
-    rows = asset.get("raster:bands") or ()
+    rows: list[dict[str, Any]] = list(asset.get("raster:bands") or [])
     if len(rows) == 1:
         row = rows[0]
         for ours, theirs in (("raster:scale", "scale"), ("raster:offset", "offset")):

@@ -78,8 +78,8 @@ def best_of_each(scenes: Sequence[Scene]) -> tuple[tuple[Scene, ...], tuple[Dupl
     """One scene of each overpass, and what was dropped for it.
 
     The rule, step by step: the latest processing baseline (of Landsat the better tier); the latest processing of the
-    product; the provider that comes first in the sensor's row; the latest `updated`, then `created`, of the item; the
-    last id. Both answers are in the order of time and id.
+    product; the provider, then its collection, that comes first in the sensor's row; the latest `updated`, then
+    `created`, of the item; the last id. Both answers are in the order of time and id.
     """
     groups: dict[tuple[Any, ...], list[list[Scene]]] = {}
     for scene in sorted(scenes, key=_order):
@@ -103,13 +103,16 @@ def best_of_each(scenes: Sequence[Scene]) -> tuple[tuple[Scene, ...], tuple[Dupl
 def rank(scene: Scene) -> Mapping[str, Any]:
     """The steps of the rule by name, each the better the greater."""
     said = scene.properties
-    providers = [*SENSORS[scene.sensor].collections, said.get("ringmoe:provider")]
+    row = SENSORS[scene.sensor].collections
+    provider = said.get("ringmoe:provider")
+    providers = [*row, provider]
+    collections = [*row.get(str(provider), ()), scene.collection]
     processed = said.get("s2:generation_time") or said.get("s1:processing_datetime")
     return {
         "baseline": _numbers(said.get("s2:processing_baseline")),
         "tier": {"T1": 2, "T2": 1}.get(str(said.get("landsat:collection_category")), 0),
         "processed": _time(processed),
-        "provider": -providers.index(said.get("ringmoe:provider")),
+        "preference": (-providers.index(provider), -collections.index(scene.collection)),
         "updated": _time(said.get("updated")),
         "created": _time(said.get("created")),
         "id": scene.id,
