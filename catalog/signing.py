@@ -31,6 +31,10 @@ class Token:
     """UTC."""
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass
 class ContainerSigner:
     """Signs Azure addresses with a token of their container, kept until shortly before it expires.
@@ -44,7 +48,7 @@ class ContainerSigner:
     """
 
     fetch: Callable[[str, str], Token]
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    clock: Callable[[], datetime] = _now
     tokens: dict[tuple[str, str], Token] = field(default_factory=dict)
     lock: Any = field(default_factory=threading.Lock, repr=False)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -18,6 +19,7 @@ from catalog.read.engines import ENGINES, Chunks, bare_item, warp
 from catalog.read.files import checked, failures, method_of, no_such, same_affine
 from catalog.read.native import native_band, native_coords
 from catalog.scene import BandSource, Scene
+from catalog.signing import signed
 
 __all__ = ["read", "read_native", "read_quality", "read_raster"]
 
@@ -106,7 +108,7 @@ def read_quality(
     """
     if layer not in scene.quality:
         raise no_such("quality layer", layer, scene.quality, scene.id)
-    source = scene.quality[layer]
+    source = _opening(scene, scene.quality[layer])
     header = checked(scene, source)
     moved = _moved(geobox, shift_m)
     fill = 0 if source.nodata is None else int(source.nodata)
@@ -208,4 +210,9 @@ def _chosen(scene: Scene, bands: Sequence[str] | None) -> list[BandSource]:
     for name in names:
         if name not in scene.bands:
             raise no_such("band", name, scene.bands, scene.id)
-    return [scene.bands[name] for name in names]
+    return [_opening(scene, scene.bands[name]) for name in names]
+
+
+def _opening(scene: Scene, source: BandSource) -> BandSource:
+    """The band with its address as it opens now: signatures expire between search and read."""
+    return replace(source, href=signed(source.href, scene.properties))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from catalog.errors import NothingFound
 from catalog.providers import Provider
@@ -26,18 +25,14 @@ class Gaps:
     second: Found
     """All that it answered."""
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The missing ones for a table: platform, time, place, id."""
-        return [
-            {
-                "provider": self.provider,
-                "platform": scene.platform,
-                "time": scene.datetime.isoformat(timespec="seconds"),
-                "place": getattr(place_of(scene), "name", ""),
-                "id": scene.id,
-            }
-            for scene in self.missing
-        ]
+    def table(self) -> list[tuple[str, str, str, str, str]]:
+        """The missing ones: provider, platform, time, place, id."""
+        rows = []
+        for scene in self.missing:
+            place = place_of(scene)
+            time = scene.datetime.isoformat(timespec="seconds")
+            rows.append((self.provider, scene.platform, time, place.name if place else "", scene.id))
+        return rows
 
 
 def gaps(query: Query, found: Sequence[Scene], provider: Provider, asking: Asking | None = None) -> Gaps:
