@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,10 +15,11 @@ from pystac.utils import str_to_datetime
 from shapely.geometry import box, mapping, shape
 
 Fault = str
-"""429, 500, 502, 503 or 504, drop (no answer), cut (half an answer), slow, or ok."""
+"""429, 500, 502, 503 or 504, drop (no answer), cut (half an answer), slow, stall, or ok."""
 FAULTS = ("429", "500", "502", "503", "504", "drop", "cut", "slow")
 RETRY_AFTER_S = 0.01
 SLOW_S = 0.05
+STALL_S = 1.0
 
 Doc = dict[str, Any]
 
@@ -111,14 +112,15 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if fate == "slow":
-            time.sleep(SLOW_S)
+        if fate in ("slow", "stall"):
+            time.sleep(SLOW_S if fate == "slow" else STALL_S)
         content = json.dumps(self.api.answer(path, body)).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/geo+json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if fate == "cut" else content)
+        with suppress(ConnectionError):  # who asked may be gone
+            self.wfile.write(content[: len(content) // 2] if fate == "cut" else content)
         self.close_connection = True
 
     def log_message(self, *args: object) -> None:

@@ -40,6 +40,12 @@ def test_the_latest_baseline_wins_even_against_a_later_update() -> None:
     assert best(mid, new, old) == (["new"], [("new", "baseline")])
 
 
+def test_a_decimated_copy_gives_way_whatever_its_baseline() -> None:
+    """Whole pixels first."""
+    copy = replace(scene("copy", **{"s2:processing_baseline": "05.12"}), decimated=True)
+    assert best(copy, scene("whole")) == (["whole"], [("whole", "whole")])
+
+
 def test_then_the_later_processing_wins() -> None:
     """Of equal baselines the product that was generated last."""
     one = scene("one", **{"s2:generation_time": "2024-06-01T14:39:19.000000Z"})
@@ -260,10 +266,9 @@ class _WithCollections(Faulty):
 
 
 def test_the_search_of_one_api_crosses_the_antimeridian_too() -> None:
-    """`search` splits the box as well, and reads items in our own words only."""
-    items = _fiji()
-    for item in items:
-        item["properties"]["processing:level"] = "L2A"
-    with serving(_WithCollections(items)) as api:
+    """`search` splits the box as well, reads the provider's words, and takes one item of each overpass."""
+    again = sentinel2("old", "2024-06-01T22:00:00Z", tile="60KYF", bbox=(178.5, -17, 179.5, -16))
+    again["properties"]["s2:processing_baseline"] = "04.00"
+    with serving(_WithCollections([again, *_fiji()])) as api:
         found = search(api.url, bbox=(178, -18, -178, -15), sensors=["sentinel-2"], provider="earth-search")
     assert [s.id for s in found] == ["west", "east", "both"]

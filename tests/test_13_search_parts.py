@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import pytest
 import rustac
 from stac_faults import Faulty, sentinel2, serving, year_of_scenes
 
-from catalog.errors import CatalogError, MetadataError, ServiceError
+from catalog.errors import CatalogError, MetadataError, ServiceError, StorageFull
 from catalog.patience import Patience
 from catalog.providers import Provider
 from catalog.search import Asking, Query, discover
@@ -202,3 +203,21 @@ def test_an_item_without_any_time_is_refused_by_name(tmp_path: Path) -> None:
         freeze(_part(item), tmp_path)
     assert "item timeless of collection" in caught.value.item
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No space for the table: an error in four parts, no file of that part, earlier parts as they were."""
+    first = _part(sentinel2("one", "2024-01-01T10:00:00Z"))
+    freeze(first, tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def full(path: str, rows: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("catalog.search.frozen.rustac.write_sync", full)
+    with pytest.raises(StorageFull) as caught:
+        freeze(replace(first, name="q"), tmp_path)
+    assert caught.value.item == str(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert thaw(tmp_path, "p", {"sensor": "s"}) == first

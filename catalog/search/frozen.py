@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from uuid import uuid4
 import rustac
 
 from catalog.errors import CatalogError, MetadataError
+from catalog.ledger import no_space_left
 from catalog.search.pages import Document
 
 VERBATIM = "ringmoe:item"
@@ -55,26 +57,19 @@ def freeze(part: Part, folder: Path) -> None:
     ------
     MetadataError
         An item without a time, which stac-geoparquet cannot hold.
+    StorageFull
+        The disk has no room; parts kept before stay.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    table = _table(folder, part.name)
-    digest = ""
-    if part.items:
-        spare = folder / f".{part.name}.{uuid4().hex}.parquet"
-        try:
-            _write(spare, part.items)
-            digest = _digest(spare)
-            _replace(spare, table)
-        finally:
-            spare.unlink(missing_ok=True)
     record = {k: v for k, v in asdict(part).items() if k != "items"}
-    record |= {"version": RECORD, "count": len(part.items), "sha256": digest}
-    spare = folder / f".{part.name}.{uuid4().hex}.json"
-    try:
-        spare.write_text(json.dumps(record, indent=1, sort_keys=True), "utf-8")
-        _replace(spare, _record(folder, part.name))
-    finally:
-        spare.unlink(missing_ok=True)
+    record |= {"version": RECORD, "count": len(part.items), "sha256": ""}
+    with no_space_left(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        if part.items:
+            with _in_place_of(_table(folder, part.name)) as spare:
+                _write(spare, part.items)
+                record["sha256"] = _digest(spare)
+        with _in_place_of(_record(folder, part.name)) as spare:
+            spare.write_text(json.dumps(record, indent=1, sort_keys=True), "utf-8")
 
 
 def thaw(folder: Path, name: str, query: Mapping[str, Any]) -> Part | None:
@@ -163,10 +158,17 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _replace(spare: Path, path: Path) -> None:
-    with spare.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(spare, path)
+@contextmanager
+def _in_place_of(path: Path) -> Iterator[Path]:
+    """A hidden file beside a path that takes its place once written, or leaves no trace."""
+    spare = path.with_name(f".{uuid4().hex}.{path.name}")
+    try:
+        yield spare
+        with spare.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(spare, path)
+    finally:
+        spare.unlink(missing_ok=True)
 
 
 def _damaged(folder: Path, name: str, problem: str) -> CatalogError:

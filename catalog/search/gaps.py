@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from catalog.errors import NothingFound
 from catalog.providers import Provider
 from catalog.scene import Scene
-from catalog.search.overpass import place_of, same_overpass
+from catalog.search.overpass import lacking, place_of
 from catalog.search.several import Asking, Found, Query, discover
 
 
@@ -60,7 +60,7 @@ def gaps(query: Query, found: Sequence[Scene], provider: Provider, asking: Askin
         if not error.what.startswith("no provider has a scene"):
             raise
         second = Found((), ())
-    missing = tuple(s for s in second.scenes if not any(same_overpass(s, other) for other in found))
+    missing = lacking(found, second.scenes)
     return Gaps(provider.id, missing, len(second.scenes) - len(missing), second)
 
 

@@ -65,27 +65,22 @@ def same_overpass(one: Scene, other: Scene) -> bool:
     The same platform, physical quantity and named place, times that one pass explains, and footprints that share at
     least half of the smaller one. Without a named place only the same id is the same overpass.
     """
-    if (one.sensor, one.platform.lower(), one.quantity) != (other.sensor, other.platform.lower(), other.quantity):
+    if _ground(one) != _ground(other):
         return False
-    here, there = place_of(one), place_of(other)
-    if here is None or there is None:
-        return one.id == other.id
-    near = abs(_start(one) - _start(other)) <= here.near
-    return here.name == there.name and near and _shared(one, other) >= SAME_GROUND
+    place = place_of(one)
+    return place is None or (abs(_start(one) - _start(other)) <= place.near and _shared(one, other) >= SAME_GROUND)
 
 
 def best_of_each(scenes: Sequence[Scene]) -> tuple[tuple[Scene, ...], tuple[Duplicate, ...]]:
     """One scene of each overpass, and what was dropped for it.
 
-    The rule, step by step: the latest processing baseline (of Landsat the better tier); the latest processing of the
-    product; the provider, then its collection, that comes first in the sensor's row; the latest `updated`, then
-    `created`, of the item; the last id. Both answers are in the order of time and id.
+    The rule, step by step: whole pixels over a decimated copy; the latest processing baseline (of Landsat the better
+    tier); the latest processing of the product; the provider, then its collection, that comes first in the sensor's
+    row; the latest `updated`, then `created`, of the item; the last id. Both answers are in the order of time and id.
     """
-    groups: dict[tuple[Any, ...], list[list[Scene]]] = {}
+    groups: dict[tuple[str, ...], list[list[Scene]]] = {}
     for scene in sorted(scenes, key=_order):
-        place = place_of(scene)
-        key = (scene.sensor, scene.platform.lower(), scene.quantity, scene.id if place is None else place.name)
-        passes = groups.setdefault(key, [])
+        passes = groups.setdefault(_ground(scene), [])
         group = next((g for g in passes if same_overpass(g[0], scene)), None)
         if group is None:
             passes.append([scene])
@@ -100,6 +95,20 @@ def best_of_each(scenes: Sequence[Scene]) -> tuple[tuple[Scene, ...], tuple[Dupl
     return tuple(sorted(kept, key=_order)), tuple(sorted(duplicates, key=lambda d: _order(d.kept)))
 
 
+def lacking(scenes: Sequence[Scene], others: Sequence[Scene]) -> tuple[Scene, ...]:
+    """Those of `others` whose overpass none of `scenes` shows, in their order."""
+    held: dict[tuple[str, ...], list[Scene]] = {}
+    for scene in scenes:
+        held.setdefault(_ground(scene), []).append(scene)
+    return tuple(o for o in others if not any(same_overpass(s, o) for s in held.get(_ground(o), ())))
+
+
+def _ground(scene: Scene) -> tuple[str, ...]:
+    """What scenes of one overpass have in common whatever their times."""
+    place = place_of(scene)
+    return scene.sensor, scene.platform.lower(), scene.quantity, scene.id if place is None else place.name
+
+
 def rank(scene: Scene) -> Mapping[str, Any]:
     """The steps of the rule by name, each the better the greater."""
     said = scene.properties
@@ -109,6 +118,7 @@ def rank(scene: Scene) -> Mapping[str, Any]:
     collections = [*row.get(str(provider), ()), scene.collection]
     processed = said.get("s2:generation_time") or said.get("s1:processing_datetime")
     return {
+        "whole": not scene.decimated,
         "baseline": _numbers(said.get("s2:processing_baseline")),
         "tier": {"T1": 2, "T2": 1}.get(str(said.get("landsat:collection_category")), 0),
         "processed": _time(processed),

@@ -61,6 +61,7 @@ class PageIO(StacApiIO):
     def __init__(self, patience: Patience, timeout_s: float = TIMEOUT_S) -> None:
         super().__init__(max_retries=None, timeout=timeout_s)
         self.patience = patience
+        self.timeout_s = timeout_s  # a client that opens with this sets `timeout` back to none
         self.refused: list[str] = []
 
     def request(
@@ -83,7 +84,7 @@ class PageIO(StacApiIO):
 
     def _once(self, href: str, method: str, headers: dict[str, str] | None, how: Mapping[str, Any]) -> str:
         try:
-            answer = self.session.request(method, href, headers=headers, timeout=self.timeout, **how)
+            answer = self.session.request(method, href, headers=headers, timeout=self.timeout_s, **how)
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             raise Again(f"{type(error).__name__}: {str(error)[:160]}") from None
         if answer.status_code in TRANSIENT:

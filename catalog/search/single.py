@@ -11,7 +11,8 @@ import pystac
 from catalog.errors import NothingFound
 from catalog.scene import Scene, end_of
 from catalog.search.area import Instant, day, instant, interval, places
-from catalog.search.dialect import unlinked
+from catalog.search.dialect import scene_of, unlinked
+from catalog.search.overpass import best_of_each
 from catalog.search.pages import ask, asking, once, opened
 from catalog.sensors import SENSORS, Sensor
 
@@ -27,7 +28,7 @@ def search(
     collections: Sequence[str] | None = None,
     provider: str = "local",
 ) -> tuple[Scene, ...]:
-    """Scenes of an area and a period in one STAC API, in the order of time and id.
+    """Scenes of an area and a period in one STAC API, one per overpass, in the order of time and id.
 
     Parameters
     ----------
@@ -76,13 +77,13 @@ def search(
     def found(period: str | None) -> list[Scene]:
         answers = [ask(client, url, present, place, period) for place in where]
         items = once(url, [item for answer in answers for item in answer.items])
-        scenes = (Scene.from_item(unlinked(item)) for item in items)
+        scenes = (Scene.from_item(unlinked(i)) if provider == "local" else scene_of(i, provider) for i in items)
         return [s for s in scenes if s.sensor in names]
 
     scenes = [s for s in found(interval(first, last)) if within(s, first, last)]
     if not scenes:
         raise _why_nothing(url, found, where, first, last, sensors, [held[name] for name in present])
-    return tuple(sorted(scenes, key=lambda s: (s.datetime, s.id)))
+    return best_of_each(scenes)[0]
 
 
 def row_of(name: str) -> Sensor:
