@@ -195,30 +195,32 @@ def _asked(
         except ServiceError as error:
             failures[provider.id] = str(error)
             continue
-        items = once(provider.url, [item for answer in answers for item in answer.items])
-        now = datetime.now(UTC)
-        notes = [note for answer in answers for note in answer.notes]
-        shared = sum(len(answer.items) for answer in answers) - len(items)
-        notes += [f"{shared} items touch both sides of the antimeridian and are kept once"] if shared else []
-        notes += ["asked before its period ended"] if period[1] is None or period[1] > now else []
-        counts = [answer.stated for answer in answers]
-        stated = None if None in counts else sum(c for c in counts if c is not None)
-        return replace(
-            part,
-            provider=provider.id,
-            items=tuple(items),
-            stated=stated,
-            verified=all(answer.verified for answer in answers),
-            asked=now.isoformat(timespec="seconds"),
-            refused=tuple(reason for answer in answers for reason in answer.refused),
-            failures=failures,
-            notes=tuple(notes),
-        )
+        return _joined(replace(part, provider=provider.id, failures=failures), answers, period[1])
     raise ServiceError(
         f"no provider answers a part of the search ({'; '.join(failures.values())[:600]})",
         item=part.name,
         enough=f"an answer of one of {', '.join(failures)}",
         todo="run the same search again" + ("" if asking.keep is None else ": finished parts are kept"),
+    )
+
+
+def _joined(part: Part, answers: Sequence[Answer], end: datetime | None) -> Part:
+    """A part with the answers to its one or two questions; what both found is kept once."""
+    items = once(part.provider, [item for answer in answers for item in answer.items])
+    now = datetime.now(UTC)
+    notes = [note for answer in answers for note in answer.notes]
+    shared = sum(len(answer.items) for answer in answers) - len(items)
+    notes += [f"{shared} items touch both sides of the antimeridian and are kept once"] if shared else []
+    notes += ["asked before its period ended"] if end is None or end > now else []
+    counts = [answer.stated for answer in answers]
+    return replace(
+        part,
+        items=tuple(items),
+        stated=None if None in counts else sum(c for c in counts if c is not None),
+        verified=all(answer.verified for answer in answers),
+        asked=now.isoformat(timespec="seconds"),
+        refused=tuple(reason for answer in answers for reason in answer.refused),
+        notes=tuple(notes),
     )
 
 
