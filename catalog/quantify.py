@@ -38,7 +38,7 @@ from catalog.scene import Scene
 from catalog.search import Raster
 from catalog.sensors import SENSORS, USABLE
 
-CHUNKS = {"y": 2048, "x": 2048}
+CHUNKS = {"y": 1024, "x": 1024}
 """Of images in their own geometry: only the part under a tile is read."""
 
 

@@ -159,19 +159,37 @@ def search(
     start: From = None,
     end: To = None,
     sensor: Sensors = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option("--provider", help="A public provider, not what is registered; repeatable."),
+    ] = None,
+    fill: Annotated[str | None, typer.Option(help="A provider that fills what the others lack.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Folder of answered months: none is asked for twice.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Only replay what --keep holds.")] = False,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
     """Find scenes of an area and a period."""
     settings = settings_of(home)
+    if not provider and (fill or keep or offline):
+        raise typer.BadParameter("--fill, --keep and --offline would do nothing without --provider")
     from flows import asking
     from flows.ingest import find
     from flows.stac import stac_api
 
-    request = asking.ingest_request(settings, bbox, area, start, end, sensor)
-    where = asking.where(settings)
-    with stac_api(where) as url:
-        scenes = find(request, where, url)
+    if provider:
+        query = asking.query(settings, bbox, area, start, end, sensor)
+        found, gap = asking.discovered(query, provider, keep, offline=offline, second=fill)
+        scenes = found.scenes
+        answers = [(p["name"], p["provider"], p["items"], p["verified"], len(p["refused"])) for p in found.record()]
+        terminal.table("Answers", ("part", "provider", "items", "count held", "repeated pages"), answers)
+        if gap is not None:
+            terminal.table(f"Only {gap.provider} has", ("platform", "time", "place"), [g[1:4] for g in gap.table()])
+    else:
+        request = asking.ingest_request(settings, bbox, area, start, end, sensor)
+        where = asking.where(settings)
+        with stac_api(where) as url:
+            scenes = find(request, where, url)
     rows = [(s.sensor, s.datetime.isoformat(timespec="minutes"), s.level, s.id) for s in scenes]
     terminal.table(f"{len(rows)} scenes", ("sensor", "time", "level", "id"), rows)
     terminal.machine([dict(zip(("sensor", "time", "level", "id"), r, strict=True)) for r in rows], json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import xarray as xr
@@ -18,6 +19,7 @@ from catalog.read.engines import ENGINES, Chunks, bare_item, warp
 from catalog.read.files import checked, failures, method_of, no_such, same_affine
 from catalog.read.native import native_band, native_coords
 from catalog.scene import BandSource, Scene
+from catalog.signing import signed
 
 __all__ = ["read", "read_native", "read_quality", "read_raster"]
 
@@ -131,7 +133,7 @@ def read_quality(
             enough=f"one of {', '.join(CLASS_RESAMPLINGS)}",
             todo="leave resampling out, or name one of these",
         )
-    source = scene.quality[layer]
+    source = _opening(scene, scene.quality[layer])
     header = checked(scene, source)
     if max(bands) > header.count:
         raise AssetError(
@@ -243,4 +245,9 @@ def _chosen(scene: Scene, bands: Sequence[str] | None) -> list[BandSource]:
     for name in names:
         if name not in scene.bands:
             raise no_such("band", name, scene.bands, scene.id)
-    return [scene.bands[name] for name in names]
+    return [_opening(scene, scene.bands[name]) for name in names]
+
+
+def _opening(scene: Scene, source: BandSource) -> BandSource:
+    """The band with its address as it opens now: signatures expire between search and read."""
+    return replace(source, href=signed(source.href, scene.properties))

@@ -1,0 +1,32 @@
+"""Area, period and sensors become scenes, from one API or from several providers that stand in for one another."""
+
+from catalog.search.area import Instant, instant
+from catalog.search.gaps import Gaps, filled, gaps
+from catalog.search.overpass import Duplicate, best_of_each, same_overpass
+from catalog.search.pages import Shortfall
+from catalog.search.rasters import DEM, LABELS, LabelClass, Raster, dems, labels
+from catalog.search.several import Asking, Found, Query, discover
+from catalog.search.single import search
+
+__all__ = [
+    "DEM",
+    "LABELS",
+    "Asking",
+    "Duplicate",
+    "Found",
+    "Gaps",
+    "Instant",
+    "LabelClass",
+    "Query",
+    "Raster",
+    "Shortfall",
+    "best_of_each",
+    "dems",
+    "discover",
+    "filled",
+    "gaps",
+    "instant",
+    "labels",
+    "same_overpass",
+    "search",
+]
