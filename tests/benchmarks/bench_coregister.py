@@ -1,0 +1,276 @@
+"""Known shifts under clouds, noise and cloud edges, and radar against optics by closure, beside scikit-image."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from scipy.ndimage import fourier_shift, gaussian_filter
+from scipy.ndimage import shift as spline_shift
+from scipy.spatial import cKDTree
+from skimage.registration import phase_cross_correlation
+
+from catalog.coregister import Shift, estimate_shift
+
+REALDATA = Path(os.environ.get("RINGMOE_REALDATA", Path(__file__).parents[3] / "shared" / "realdata"))
+SIZE, MARGIN, REACH_PX = 256, 32, 5.0
+WRONG_PX, WRONG_BETWEEN_PX = 0.5, 1.5
+HARDEST = 0.6
+UPSAMPLE = 20
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Two looks at one ground, of which the second is displaced by a known offset."""
+
+    reference: np.ndarray
+    """(y, x) reflectance with clouds and noise."""
+    moving: np.ndarray
+    """The same ground moved, with its own clouds, noise, gain and offset."""
+    usable: tuple[np.ndarray, np.ndarray]
+    """(y, x) masks, which miss the thin rims of the clouds."""
+    offset: np.ndarray
+    """Rows and columns by which the content of `moving` is displaced."""
+    masked: float
+    """Share of pixels masked in at least one of the two."""
+
+
+def grounds(rng: np.random.Generator) -> dict[str, list[np.ndarray]]:
+    """(y, x) images at least SIZE + 2 MARGIN wide: real Sentinel-2 bands, else drawn fields."""
+    found: dict[str, list[np.ndarray]] = {}
+    clip = REALDATA / "s2_l1c_dsen2" / "S2A_MSIL1C_20170527_T33UUB.mat"
+    if clip.exists() and importlib.util.find_spec("h5py"):
+        import h5py
+
+        with h5py.File(clip) as file:
+            found["s2_l1c"] = [band.astype(float) for band in file["im10"][()]]
+    for name, path, bands in (
+        ("s2_l2a", "ftw_s2_bitemporal/inference-img.tif", (1, 2, 3, 4, 5, 6, 7, 8)),
+        ("s2_chip", "sen1floods11_spain/S2/Spain_7370579_S2Hand.tif", (2, 3, 4, 8)),
+    ):
+        if (REALDATA / path).exists():
+            with rasterio.open(REALDATA / path) as source:
+                found[name] = [np.nan_to_num(source.read(b).astype(float)) for b in bands]
+    return found or {"drawn": [fields(rng) for _ in range(8)]}
+
+
+def fields(rng: np.random.Generator) -> np.ndarray:
+    """Polygons of constant reflectance, about 18 pixels wide, drawn at half a pixel and averaged."""
+    side = SIZE + 4 * MARGIN
+    seeds = rng.uniform(0, side, ((side // 18) ** 2, 2))
+    places = np.stack(np.mgrid[: 2 * side, : 2 * side], axis=-1) / 2
+    owner = cKDTree(seeds).query(places.reshape(-1, 2))[1]
+    return gaussian_filter(rng.uniform(0.03, 0.4, len(seeds))[owner].reshape(side, 2, side, 2).mean((1, 3)), 0.6)
+
+
+def moved(image: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """The inner part of an image whose content is moved by (rows, columns), by the Fourier shift theorem."""
+    ramp = np.clip(np.minimum(np.arange(image.shape[0]), np.arange(image.shape[0])[::-1]) / (MARGIN / 2), 0, 1)
+    taper = np.outer(ramp, ramp)
+    level = image.mean()
+    return (
+        np.fft.ifft2(fourier_shift(np.fft.fft2((image - level) * taper), offset)).real[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        + level
+    )
+
+
+def clouded(rng: np.random.Generator, image: np.ndarray, share: float, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    """The image under clouds of a masked share, whose thin rims no mask has, with noise; and the mask's usable part."""
+    low, high = np.quantile(image, [0.02, 0.98])
+    out = image + noise * image.std() * rng.standard_normal(image.shape)
+    if not share:
+        return out, np.ones(image.shape, bool)
+    blobs = gaussian_filter(rng.standard_normal(image.shape), rng.uniform(8, 24))
+    blobs = (blobs - np.quantile(blobs, 1 - share)) / blobs.std()
+    opacity = np.clip(0.15 + 2.0 * blobs, 0, 1)
+    top = high + rng.uniform(0.5, 3.0) * (high - low) * (1 + 0.2 * gaussian_filter(rng.standard_normal(image.shape), 6))
+    return out * (1 - opacity) + top * opacity, blobs <= 0
+
+
+def trial(rng: np.random.Generator, ground: np.ndarray) -> Trial:
+    """A pair with a shift of 0 to 5 px, up to 60 % masked in each, noise up to a fifth of the contrast."""
+    side = SIZE + 2 * MARGIN
+    row, column = (int(rng.integers(0, n - side + 1)) for n in ground.shape)
+    patch = ground[row : row + side, column : column + side]
+    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0, REACH_PX)
+    offset = length * np.array([np.sin(angle), np.cos(angle)])
+    looks, usable = [], []
+    for content in (moved(patch, np.zeros(2)), rng.uniform(0.7, 1.3) * moved(patch, offset)):
+        share = float(rng.uniform(0, HARDEST)) if rng.uniform() < 0.8 else 0.0
+        image, clear = clouded(rng, content, share, float(rng.uniform(0, 0.2)))
+        looks.append(image)
+        usable.append(clear)
+    return Trial(looks[0], looks[1], (usable[0], usable[1]), offset, float(1 - (usable[0] & usable[1]).mean()))
+
+
+def error_px(shift: Shift, offset: np.ndarray) -> float:
+    """Distance of an answer in pixels (pixel_m 1) from the one that undoes the offset."""
+    return float(np.hypot(shift.dx_m + offset[1], shift.dy_m - offset[0]))
+
+
+def peers(case: Trial) -> tuple[float, float, bool, float, float]:
+    """Errors of scikit-image without and with masks, whether the masked answer is whole pixels, and their seconds."""
+    filled = [np.where(u, i, i[u].mean()) for i, u in zip((case.reference, case.moving), case.usable, strict=True)]
+    start = time.perf_counter()
+    plain, _, _ = phase_cross_correlation(*filled, upsample_factor=UPSAMPLE)
+    middle = time.perf_counter()
+    masked, _, _ = phase_cross_correlation(
+        *filled, upsample_factor=UPSAMPLE, reference_mask=case.usable[0], moving_mask=case.usable[1]
+    )
+    end = time.perf_counter()
+    errors = [float(np.hypot(*(np.asarray(found) + case.offset))) for found in (plain, masked)]
+    return errors[0], errors[1], bool(np.all(np.asarray(masked) % 1 == 0)), middle - start, end - middle
+
+
+def optical(rng: np.random.Generator, trials: int) -> dict[str, Any]:
+    """Known shifts: ours and scikit-image's on the same pairs."""
+    sources = grounds(rng)
+    names = sorted(sources)
+    rows: list[dict[str, Any]] = []
+    for k in range(trials):
+        name = names[k % len(names)]
+        case = trial(rng, sources[name][int(rng.integers(len(sources[name])))])
+        start = time.perf_counter()
+        shift = estimate_shift(case.reference, case.moving, *case.usable, 1.0)
+        seconds = time.perf_counter() - start
+        plain, masked, whole, plain_s, masked_s = peers(case)
+        rows.append(
+            {
+                "ground": name,
+                "accepted": shift.verdict == "accepted",
+                "verdict": shift.verdict,
+                "error": error_px(shift, case.offset),
+                "before": float(np.hypot(*case.offset)),
+                "masked": case.masked,
+                "rmse": (shift.rmse_before_px, shift.rmse_after_px),
+                "seconds": seconds,
+                "plain": plain,
+                "skmasked": masked,
+                "whole": whole,
+                "times": (plain_s, masked_s),
+            }
+        )
+    return optical_figures(rows)
+
+
+def optical_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians and shares of the trials."""
+    taken = [r for r in rows if r["accepted"]]
+    errors = np.array([r["error"] for r in taken])
+    mild = np.array([r["masked"] <= HARDEST for r in taken])
+    megapixels = SIZE**2 / 1e6
+    figures: dict[str, Any] = {
+        "trials": len(rows),
+        "grounds": sorted({r["ground"] for r in rows}),
+        "accept_share": len(taken) / len(rows),
+        "median_px": float(np.median(errors)),
+        "p95_px": float(np.quantile(errors, 0.95)),
+        "wrong_accept_share": float(np.mean(errors > WRONG_PX)),
+        "p95_px_joint_mask_to_60": float(np.quantile(errors[mild], 0.95)),
+        "masked_share_median": float(np.median([r["masked"] for r in rows])),
+        "never_worse": bool(all(r["rmse"][1] <= r["rmse"][0] for r in taken)),
+        "truth_worse_share": float(np.mean([r["error"] > max(r["before"], 0.1) for r in taken])),
+        "seconds_per_megapixel": float(np.median([r["seconds"] for r in rows])) / megapixels,
+    }
+    for peer, key, at in (("skimage", "plain", 0), ("skimage_masked", "skmasked", 1)):
+        distances = np.array([r[key] for r in rows])
+        figures |= {
+            f"{peer}_median_px": float(np.median(distances)),
+            f"{peer}_p95_px": float(np.quantile(distances, 0.95)),
+            f"{peer}_wrong_accept_share": float(np.mean(distances > WRONG_PX)),
+            f"{peer}_seconds_per_megapixel": float(np.median([r["times"][at] for r in rows])) / megapixels,
+        }
+    figures["skimage_masked_whole_pixels_share"] = float(np.mean([r["whole"] for r in rows]))
+    return figures
+
+
+def radar_pairs() -> list[tuple[Path, Path]]:
+    """Radar and optical chips of one place and time."""
+    radar = sorted(REALDATA.glob("ombria/OmbriaS1/*/*/*.png"))
+    pairs = [(p, Path(str(p).replace("OmbriaS1", "OmbriaS2").replace("S1_", "S2_"))) for p in radar]
+    return [(s1, s2) for s1, s2 in pairs if s1.parent.name != "MASK" and s2.exists()]
+
+
+def chip(path: Path) -> np.ndarray:
+    """(y, x) mean of the bands."""
+    with rasterio.open(path) as source:
+        return source.read().astype(float).mean(0)
+
+
+def between(rng: np.random.Generator, count: int) -> dict[str, Any]:
+    """Radar moved twice by known offsets against optics: does the difference of the answers close?"""
+    pairs = radar_pairs()
+    pairs = [pairs[k] for k in np.sort(rng.permutation(len(pairs))[:count])]
+    closures, absolute, peer, single, strangers = [], [], [], [], []
+    for k, (s1, s2) in enumerate(pairs):
+        radar, optics = chip(s1), chip(s2)
+        offsets = [REACH_PX * np.sqrt(rng.uniform()) * np.array([np.sin(a), np.cos(a)]) for a in rng.uniform(0, 7, 2)]
+        answers, shifts = [], []
+        for offset in offsets:
+            seen = spline_shift(np.ones_like(radar), offset, order=1) > 0.99
+            looks = spline_shift(radar, offset, order=3, mode="nearest")
+            shift = estimate_shift(optics, looks, np.ones_like(seen), seen, 1.0, method="structure")
+            shifts.append(shift)
+            answers.append(phase_cross_correlation(optics, looks, upsample_factor=UPSAMPLE)[0])
+        found = [np.array([s.dy_m, -s.dx_m]) for s in shifts]
+        accepted = [s.verdict == "accepted" for s in shifts]
+        single += accepted
+        peer.append(float(np.hypot(*(answers[1] - answers[0] - (offsets[0] - offsets[1])))))
+        if all(accepted):
+            closures.append(float(np.hypot(*(found[0] - found[1] - (offsets[0] - offsets[1])))))
+            absolute += [float(np.hypot(*(f - o))) for f, o in zip(found, offsets, strict=True)]
+        other = chip(pairs[(k + len(pairs) // 2) % len(pairs)][0])
+        ones = np.ones(other.shape, bool)
+        strangers.append(estimate_shift(optics, other, ones, ones, 1.0, method="structure").verdict == "accepted")
+    if not pairs:
+        return {"sar_optical_pairs": 0}
+    return {
+        "sar_optical_pairs": len(pairs),
+        "sar_optical_median_px": float(np.median(closures)) if closures else None,
+        "sar_optical_wrong_accept_share": _share(closures),
+        "sar_optical_accept_share": len(closures) / len(pairs),
+        "sar_optical_single_accept_share": float(np.mean(single)),
+        "sar_optical_from_delivered_median_px": float(np.median(absolute)) if absolute else None,
+        "sar_optical_from_delivered_beyond_share": float(np.mean(np.array(absolute) > WRONG_BETWEEN_PX))
+        if absolute
+        else None,
+        "sar_optical_unrelated_accept_share": float(np.mean(strangers)),
+        "skimage_sar_optical_median_px": float(np.median(peer)),
+        "skimage_sar_optical_wrong_accept_share": float(np.mean(np.array(peer) > WRONG_BETWEEN_PX)),
+    }
+
+
+def _share(distances: list[float]) -> float | None:
+    return float(np.mean(np.array(distances) > WRONG_BETWEEN_PX)) if distances else None
+
+
+def main() -> None:
+    """Measure and print one JSON object."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--quick", action="store_true", help="a tenth of the trials")
+    options.add_argument("--trials", type=int, default=400)
+    options.add_argument("--pairs", type=int, default=320)
+    options.add_argument("--seed", type=int, default=11)
+    chosen = options.parse_args()
+    part = 10 if chosen.quick else 1
+    warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)
+    rng = np.random.default_rng(chosen.seed)
+    figures: dict[str, Any] = {"name": "coregister", "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    figures |= optical(rng, max(chosen.trials // part, 1))
+    figures |= between(rng, max(chosen.pairs // part, 1))
+    figures |= {f"arosics_{k}": None for k in ("median_px", "p95_px", "wrong_accept_share")}
+    print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}))
+
+
+if __name__ == "__main__":
+    main()
