@@ -13,7 +13,7 @@ Model = Literal["shift", "affine", "field"]
 
 KNOTS = 5
 """Cubic B-splines of a field along each axis."""
-STIFFNESS = 0.3
+STIFFNESS = 0.001
 """Weight of a field's squared second differences beside its squared residuals, per tie point."""
 ROUNDS = 12
 LEAST_TIES: dict[Model, int] = {"shift": 2, "affine": 8, "field": 20}

@@ -123,13 +123,16 @@ def _confirm(halves: list[list[Surface]], found: _Found, chance: float, rule: Ru
     own, height = peak(pooled(held))
     measured = _residuals(ties, total, rule)
     apart_px = float(np.hypot(*(own - step)))
-    if not apart_px <= rule.agreement_px or height < rule.significance_held * chance:
+    stands_out = height >= rule.significance_held * chance
+    whole = total - step + peak(pooled(fitted + held))[0]  # where confirmed, every window may speak
+    deformed = _deformed(measured, ties, found, models)
+    if deformed.model != "shift" and stands_out and deformed.rmse_after_px <= rule.agreement_px:
+        return _moved(deformed, whole, found.pixel_m)
+    if not apart_px <= rule.agreement_px or not stands_out:
         why = f"the windows held out put the match {apart_px:.2f} pixels away, {height / chance:.1f} times chance"
         return replace(measured, verdict="rejected", reason=why)
     if measured.rmse_after_px <= measured.rmse_before_px and measured.after_px <= measured.before_px:
-        total = total - step + peak(pooled(fitted + held))[0]  # confirmed, so every window may speak
-        moved = replace(measured, dx_m=float(-total[1] * found.pixel_m), dy_m=float(total[0] * found.pixel_m))
-        return _deformed(moved, ties, found, models)
+        return _moved(measured, whole, found.pixel_m)
     if np.hypot(*total) <= rule.agreement_px / 2:
         return replace(
             measured,
@@ -140,6 +143,10 @@ def _confirm(halves: list[list[Surface]], found: _Found, chance: float, rule: Ru
         )
     why = "the tie points held out would lie farther from the reference than before"
     return replace(measured, verdict="rejected", reason=why)
+
+
+def _moved(shift: Shift, offset: np.ndarray, pixel_m: float) -> Shift:
+    return replace(shift, dx_m=float(-offset[1] * pixel_m), dy_m=float(offset[0] * pixel_m))
 
 
 def _residuals(ties: list[Ties], total: np.ndarray, rule: Rule) -> Shift:

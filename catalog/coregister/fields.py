@@ -29,8 +29,12 @@ class Rule:
     """Whether opposite gradients count as equal, as they must when dark and bright swap between modalities."""
 
 
+LENGTH_CAP = 0.7
+"""Gradients count no more than this quantile of their lengths: an edge that one image alone has (a cloud's rim or a
+border that no mask names) would outweigh the ground otherwise."""
+
 GRADIENT = Rule("gradient", 1.0, 64, 0.4, 5.0, 3.5, False)
-STRUCTURE = Rule("structure", 2.0, 96, 1.0, 4.5, 3.5, True)
+STRUCTURE = Rule("structure", 1.5, 96, 1.0, 4.5, 3.5, True)
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,14 @@ def displaced(smooth: Smooth, offset: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def gradients(values: np.ndarray, weight: np.ndarray, rule: Rule) -> np.ndarray:
-    """Complex gradient (x + iy), 0 where it is not usable; its angle doubled and the root of its length on demand."""
+    """Complex gradient (x + iy) of capped length, 0 where it is not usable; between modalities its angle doubled and
+    the root of its length.
+    """
     down, right = np.gradient(values)
     gradient = np.where(weight > 0.7, right + 1j * down, 0.0)
     length = np.abs(gradient)
     unit = gradient / np.maximum(length, 1e-12 + 1e-9 * length.max(initial=0.0))
-    return np.sqrt(length) * unit**2 if rule.double_angle else gradient
+    if rule.double_angle:
+        return np.sqrt(length) * unit**2
+    cap = float(np.quantile(length[length > 0], LENGTH_CAP)) if length.any() else 0.0
+    return np.minimum(length, cap) * unit
