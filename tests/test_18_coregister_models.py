@@ -146,6 +146,17 @@ def test_tie_points_held_out_choose_the_model() -> None:
     assert choose(drawn(5, 0, 1.0), drawn(5, 0, 1.0), EVERY) == "shift"
 
 
+def test_unrelated_images_get_no_deformation() -> None:
+    """Twenty-five splines do not talk the tie points of two different places into agreement."""
+    rng = np.random.default_rng(9)
+    for _ in range(3):
+        shift = estimate_shift(
+            texture(rng, 256), texture(rng, 256), ALL[:256, :256], ALL[:256, :256], 1.0, models=EVERY
+        )
+        assert shift.verdict != "accepted"
+        assert (shift.dx_m, shift.dy_m, shift.deformation) == (0.0, 0.0, None)
+
+
 def test_an_edge_that_no_mask_names_does_not_lead_the_match() -> None:
     """A border of zeros that counts as usable, as wrong masks leave it, moves the answer by less than a tenth."""
     image = texture(np.random.default_rng(7))[32:-32, 32:-32] + 20

@@ -93,9 +93,10 @@ def fit(ties: Ties, model: Model) -> np.ndarray:
 
 def choose(fitted: Ties, held: Ties, models: Sequence[Model]) -> Model:
     """The model that carries furthest from the tie points fitted to those held out; the simpler one unless it pays."""
-    best, least = models[0], np.inf
+    best: Model = "shift"
+    least = rmse(held, fit(fitted, best), best)
     for model in models:
-        if model != "shift" and len(fitted.places) < LEAST_TIES[model]:
+        if model == "shift" or len(fitted.places) < LEAST_TIES[model]:
             continue
         error = rmse(held, fit(fitted, model), model)
         if error < LEAST_GAIN * least:

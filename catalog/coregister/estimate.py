@@ -51,7 +51,8 @@ def estimate_shift(
     method
         gradient within one modality, structure between two; auto tries gradient, then structure.
     models
-        From the simplest on, shift first; affine and field count only where the tie points held out bear them out.
+        What may be fitted, from the simplest on; affine and field count only where the tie points held out bear them
+        out, and a shift is always tried.
 
     Returns
     -------
@@ -173,7 +174,7 @@ def _deformed(shift: Shift, ties: list[Ties], found: _Found, models: Sequence[Mo
         return shift
     terms = basis(ties[1].places, model)
     after_px = np.hypot(*(ties[1].offsets - terms @ fit(ties[0], model)).T)
-    if not _rms(after_px) <= shift.rmse_after_px:
+    if not _rms(after_px) <= min(shift.rmse_before_px, shift.rmse_after_px):
         return shift
     every = Ties(*(np.concatenate([getattr(t, part) for t in ties]) for part in ("places", "offsets")))
     rows, columns = (fit(every, model) * found.pixel_m).T

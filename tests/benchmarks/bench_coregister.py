@@ -302,7 +302,7 @@ def closed(rng: np.random.Generator, name: str, sides: tuple[str, str], count: i
 
 
 def main() -> None:
-    """Measure and print one JSON object; parts as they come on stderr. Seconds are of the processor, not of the clock."""
+    """Measure and print one JSON object; its parts on stderr as they come. Seconds are the processor's."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--quick", action="store_true", help="a tenth of the trials")
     options.add_argument("--trials", type=int, default=400)
