@@ -503,7 +503,7 @@ SENTINEL_1_SLC = Sensor(
     nodata=0,
     encoding="complex int16",
     valid_range=(-32768, 32767),
-    collections={"local": ("sentinel-1-slc",)},
+    collections={"cdse": ("sentinel-1-slc",), "local": ("sentinel-1-slc",)},
     licence="Copernicus Sentinel data terms",
     traps=(
         "a swath is a row of bursts that overlap in time: each has a grid of its own, and zeros between them"
@@ -511,6 +511,13 @@ SENTINEL_1_SLC = Sensor(
         "thermal noise is a power: it can be taken off a mean of |S|^2, never off S (https://sentinel.esa.int/documents/"
         "247904/2142675/Thermal-Denoising-of-Products-Generated-by-Sentinel-1-IPF)",
     ),
+)
+
+_PALSAR_MASK = QualityLayer(
+    "mask",
+    "classes",
+    {0: "no data", 50: "ocean and water", 100: "layover", 150: "shadow", 255: "land"},
+    {"planetary-computer": "mask"},
 )
 
 ALOS_2 = Sensor(
@@ -536,6 +543,7 @@ ALOS_2 = Sensor(
         "planetary-computer": ("alos-palsar-mosaic",),
         "local": ("alos-2-mosaic", "alos-2-l1.5", "alos-2-l2.1", "alos-2-l3.1", "alos-2-l1.1"),
     },
+    quality_layers=(_PALSAR_MASK,),
     licence="JAXA ALOS-2 terms; the mosaic is free of charge with the source named",
     traps=(
         "the mosaic is gamma nought, a scene is sigma nought: the constant is -83 dB in both, and level 1.1 takes 32 dB"

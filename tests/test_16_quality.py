@@ -80,6 +80,11 @@ def test_udm2_bands_of_planets_table() -> None:
     assert DECODERS["UDM2"].decode(codes)[0].tolist() == [int(q) for _, q in cases]
 
 
+def test_cmask_codes() -> None:
+    """127 is clear, 255 cloud, anything else no data."""
+    assert DECODERS["CMASK"].decode(np.array([[[0, 127, 255, 9]]], "uint8"))[0].tolist() == [0, Q.CLEAR, Q.CLOUD, 0]
+
+
 def test_qa_radsat_bits() -> None:
     """Bits 0 to 6 are bands 1 to 7; band 9 (bit 8) is not held; bit 11 is ground hidden by terrain."""
     codes = np.array([[[0, 1, 1 << 6, 1 << 8, 1 << 11, (1 << 11) | 1]]], dtype="uint16")
@@ -377,5 +382,5 @@ def test_border_and_saturation_arrive_on_the_map(grd: Scene) -> None:
 def test_every_layer_that_a_sensor_names_can_be_decoded() -> None:
     """The table of sensors names no quality layer that DECODERS lacks."""
     named = {s.quality_layer for s in SENSORS.values() if s.quality_layer}
-    assert all(qualify.kind_of(name) for name in named)
-    assert set(quality.DECODERS) == {"SCL", "QA_PIXEL", "QA_RADSAT", "UDM2"}
+    named |= {layer.name for s in SENSORS.values() for layer in s.quality_layers}
+    assert {qualify.kind_of(name) for name in named} == set(quality.DECODERS)

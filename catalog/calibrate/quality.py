@@ -40,6 +40,9 @@ SCL: Mapping[int, Quality] = {
 }
 """Sentinel-2 scene classification; 2 is cast shadow, 7 unclassified; 0 and codes it does not know are no-data."""
 
+CMASK: Mapping[int, Quality] = {127: Quality.CLEAR, 255: Quality.CLOUD}
+"""CBERS cloud mask: 255 is cloud, or no data, which the bands tell; other codes are no-data."""
+
 QA_PIXEL: Mapping[int, Quality] = {
     0: Quality.NO_DATA,
     1: Quality.CLOUD,
@@ -77,10 +80,12 @@ class Decoder:
 
 def decode_scl(codes: np.ndarray) -> np.ndarray:
     """Quality of Sentinel-2 scene classes, (1, y, x) to (y, x) uint8."""
-    table = np.full(256, Quality.NO_DATA, dtype="uint8")
-    for code, quality in SCL.items():
-        table[code] = quality
-    return table[codes[0].clip(0, 255).astype("uint8")]
+    return _of_classes(SCL)[codes[0].clip(0, 255).astype("uint8")]
+
+
+def decode_cmask(codes: np.ndarray) -> np.ndarray:
+    """Quality of a CBERS cloud mask, (1, y, x) to (y, x) uint8."""
+    return _of_classes(CMASK)[codes[0].clip(0, 255).astype("uint8")]
 
 
 def decode_qa_pixel(codes: np.ndarray) -> np.ndarray:
@@ -113,6 +118,14 @@ def decode_udm2(codes: np.ndarray) -> np.ndarray:
     return known
 
 
+def _of_classes(classes: Mapping[int, Quality]) -> np.ndarray:
+    """(256,) quality of every code; those that are not named are no-data."""
+    table = np.full(256, Quality.NO_DATA, dtype="uint8")
+    for code, quality in classes.items():
+        table[code] = quality
+    return table
+
+
 def _of_bits(bits: Mapping[int, Quality]) -> np.ndarray:
     """(65536,) quality of every 16-bit code; of several bits the one of highest precedence counts."""
     table = np.full(65_536, Quality.CLEAR, dtype="uint8")
@@ -128,6 +141,7 @@ DECODERS: Mapping[str, Decoder] = {
     "SCL": Decoder((1,), decode_scl),
     "QA_PIXEL": Decoder((1,), decode_qa_pixel),
     "QA_RADSAT": Decoder((1,), decode_qa_radsat),
+    "CMASK": Decoder((1,), decode_cmask),
     "UDM2": Decoder((1, 2, 3, 4, 5, 6, 7, 8), decode_udm2),
 }
 """Layer name to how it is read; a new kind of layer is a line here."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
@@ -101,3 +102,33 @@ def write_radar(
             **place,
         ) as target:  # fmt: skip
             target.write(layers)
+
+
+def write_radar_complex(
+    path: Path, counts: NDArray[np.complexfloating], gcps: Sequence[tuple[float, float, float, float, float]]
+) -> None:
+    """One channel of complex 16-bit integers (line, sample) in radar geometry, with ground control points."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows, cols = counts.shape
+    points = [GroundControlPoint(line, sample, lon, lat, z) for line, sample, lon, lat, z in gcps]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(
+            path, "w", driver="GTiff", count=1, height=rows, width=cols, dtype="complex_int16", gcps=points,
+            crs="EPSG:4326",
+        ) as target:  # fmt: skip
+            target.write(counts.astype(np.complex64), 1)
+
+
+def write_complex(
+    path: Path, counts: NDArray[np.complexfloating], transform: Affine, crs: str, tags: Mapping[str, str]
+) -> None:
+    """One channel of complex 16-bit integers (row, col) as a GeoTIFF with a place and tags."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows, cols = counts.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=1, height=rows, width=cols, dtype="complex_int16", crs=crs,
+        transform=transform,
+    ) as target:  # fmt: skip
+        target.write(counts.astype(np.complex64), 1)
+        target.update_tags(**tags)

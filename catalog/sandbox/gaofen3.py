@@ -23,7 +23,7 @@ from catalog.sandbox.gaofen3_xml import (
     meta,
 )
 from catalog.sandbox.landscape import Landscape
-from catalog.sandbox.orbit import LIGHT_M_S, Frame, Ground
+from catalog.sandbox.orbit import LIGHT_M_S, Ground
 from catalog.sandbox.plan import Pass, Product
 from catalog.sandbox.radar import Look
 from catalog.sandbox.scattering import POLARISATIONS, complex_speckle
@@ -43,14 +43,7 @@ def look_at(land: Landscape, relief: Ground, echo: NDArray[np.float32]) -> tuple
         lon, lat, float(np.median(relief.height_m)), altitude_m=755_000.0, inclination_deg=98.41,
         incidence_deg=INCIDENCE_DEG, descending=False,
     )  # fmt: skip
-    t, slant = path.abeam(radar.border(relief))
-    spacing = LIGHT_M_S / 2 / SAMPLE_RATE_HZ
-    near = float(np.floor(slant.min())) - BORDER * spacing
-    line_s = AZIMUTH_M / float(np.linalg.norm(path.state(0.0)[1])) * path.radius_m / 6_371_000.0
-    frame = Frame(
-        path, float(np.round(t.min(), 6)), line_s, int(np.ceil((t.max() - t.min()) / line_s)) + 1,
-        int(np.ceil((slant.max() - near) / spacing)) + 1, lambda r: (r - near) / spacing,
-    )  # fmt: skip
+    frame, near = radar.slant_frame(path, relief, LIGHT_M_S / 2 / SAMPLE_RATE_HZ, AZIMUTH_M, BORDER)
     return Look(path, frame, geometry.stand(frame, relief), radar.tilted(echo, relief, path, INCIDENCE_DEG)), near
 
 

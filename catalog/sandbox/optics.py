@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Sun:
 
 
 def sun(when: datetime, longitude_deg: float, latitude_deg: float) -> Sun:
-    """Position of the sun to about half a degree, after Cooper (1969) and Spencer (1971).
+    """Position of the sun to about half a degree, after Cooper (1969) and Spencer (1971); its distance to 7e-5.
 
     Parameters
     ----------
@@ -58,9 +58,18 @@ def sun(when: datetime, longitude_deg: float, latitude_deg: float) -> Sun:
     up = np.sin(lat) * np.sin(declination) + np.cos(lat) * np.cos(declination) * np.cos(hour_angle)
     east = -np.cos(declination) * np.sin(hour_angle)
     north = np.cos(lat) * np.sin(declination) - np.sin(lat) * np.cos(declination) * np.cos(hour_angle)
-    distance = 1.0 - 0.01672 * np.cos(2 * np.pi * (day - 4) / 365.256)
     azimuth = float(np.degrees(np.arctan2(east, north)) % 360)
-    return Sun(float(np.degrees(np.arccos(up))), azimuth, float(distance))
+    return Sun(float(np.degrees(np.arccos(up))), azimuth, distance_au(when))
+
+
+def distance_au(when: datetime) -> float:
+    """Distance of the Earth from the sun on its ellipse, to 7e-5 (Meeus, Astronomical Algorithms, chapter 25)."""
+    centuries = (when - datetime(2000, 1, 1, 12, tzinfo=UTC)).total_seconds() / 3_155_760_000.0
+    anomaly = np.radians(357.52911 + 35_999.05029 * centuries)
+    eccentricity = 0.016708634 - 0.000042037 * centuries
+    centre = 1.914602 * np.sin(anomaly) + 0.019993 * np.sin(2 * anomaly) + 0.000289 * np.sin(3 * anomaly)
+    true = anomaly + np.radians(centre)
+    return float(1.000001018 * (1.0 - eccentricity**2) / (1.0 + eccentricity * np.cos(true)))
 
 
 def light(land: Landscape, season: str, at: Sun) -> NDArray[np.float32]:

@@ -94,6 +94,28 @@ def tilted(echo: NDArray[np.float32], relief: Ground, orbit: Orbit, incidence_de
     return wide * np.clip(local, 0.4, 1.8).astype(np.float32)
 
 
+def slant_frame(path: Orbit, relief: Ground, spacing_m: float, line_m: float, border_px: int) -> tuple[Frame, float]:
+    """An image in slant range over a region, and its near range.
+
+    Parameters
+    ----------
+    spacing_m
+        From sample to sample, in slant range.
+    line_m
+        From line to line, on the ground.
+    border_px
+        Samples before the nearest ground.
+    """
+    t, slant = path.abeam(border(relief))
+    near = float(np.floor(slant.min())) - border_px * spacing_m
+    line_s = line_m / float(np.linalg.norm(path.state(0.0)[1])) * path.radius_m / 6_371_000.0
+    frame = Frame(
+        path, float(np.round(t.min(), 6)), line_s, int(np.ceil((t.max() - t.min()) / line_s)) + 1,
+        int(np.ceil((slant.max() - near) / spacing_m)) + 1, lambda r: (r - near) / spacing_m,
+    )  # fmt: skip
+    return frame, near
+
+
 def displacement(look: Look, error: tuple[float, float]) -> tuple[float, float]:
     """Metres east and north by which an image's content moves on the map for an error in lines and samples."""
     shape = look.footing.line.shape

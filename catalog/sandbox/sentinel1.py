@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from pyproj import Transformer
 
@@ -19,7 +21,7 @@ from catalog.sandbox.orbit import Frame, Ground, Orbit
 from catalog.sandbox.plan import Pass, Product
 from catalog.sandbox.radar import Look
 from catalog.sandbox.scattering import TERMS, gamma_speckle
-from catalog.sandbox.sentinel1_xml import annotation, calibration, manifest, noise
+from catalog.sandbox.sentinel1_xml import annotation, calibration, manifest, noise, noise_lines, table_samples
 
 FloatArray = NDArray[np.floating]
 
@@ -31,6 +33,8 @@ ABS_BETA = 474.0
 """Calibration constant of beta nought."""
 NESZ_DB = {"VV": -24.0, "VH": -26.5}
 """Noise equivalent sigma nought at the near edge."""
+POINTS = 21
+"""Geolocation points along a line."""
 BORDER = 6
 """Samples without data at the far edge."""
 
@@ -49,6 +53,15 @@ class Tables:
     """Factor of every line in each of two blocks of samples."""
     seam: int
     """First sample of the second block."""
+
+    def annotated(self) -> Tables:
+        """The tables as the product tells them: linear between the lines and samples that are annotated."""
+        count = len(self.sigma)
+        samples, lines = np.arange(count), np.arange(len(self.noise_azimuth[0]))
+        at, along = table_samples(count), noise_lines(len(lines))
+        sigma, noise = (np.interp(samples, at, v[at]) for v in (self.sigma, self.noise_range))
+        left, right = (np.interp(lines, along, v[along]) for v in self.noise_azimuth)
+        return Tables(sigma, self.incidence_deg, noise, (left, right), self.seam)
 
     @property
     def noise(self) -> FloatArray:
@@ -77,6 +90,14 @@ class Geometry:
     """UTC of time 0."""
     grid: list[dict[str, float]]
     """Geolocation points: line, sample, longitude, latitude, height, incidence, time, slant."""
+    kind: str = "GRD"
+    """GRD or SLC."""
+    swath: str = "IW"
+    """IW of a merged GRD, IW1 to IW3 of an SLC."""
+    spacing_m: tuple[float, float] = (SPACING_M, SPACING_M)
+    """Range and azimuth; slant range in an SLC."""
+    valid: tuple[int, int] = (0, 0)
+    """First and last valid sample of an SLC's burst."""
 
     def when(self, t_s: float) -> str:
         """UTC of a time, as annotated."""
@@ -162,9 +183,9 @@ def tables(frame: Frame, incidence_deg: FloatArray, polarisation: str) -> Tables
     u = np.linspace(-1.0, 1.0, frame.samples)
     nesz_db = NESZ_DB[polarisation] + 0.9 * u**2 + 0.3 * u
     lines = np.arange(frame.lines)
-    ripple = 1.0 + 0.05 * np.cos(2 * np.pi * lines / 186.0)
+    ripple, later = (1.0 + 0.05 * np.cos(2 * np.pi * (lines - lag) / 186.0) for lag in (0, 60))
     seam = int(0.45 * frame.samples)
-    return Tables(sigma, incidence_deg, 10.0 ** (nesz_db / 10.0) * sigma**2, (ripple, 1.08 * np.roll(ripple, 60)), seam)
+    return Tables(sigma, incidence_deg, 10.0 ** (nesz_db / 10.0) * sigma**2, (ripple, 1.08 * later), seam)
 
 
 def write(root: Path, land: Landscape, relief: Ground, echo: NDArray[np.float32], acquisition: Pass
@@ -176,12 +197,11 @@ def write(root: Path, land: Landscape, relief: Ground, echo: NDArray[np.float32]
     look, near, to_slant, to_ground = look_at(land, relief, echo)
     frame = look.frame
     zero = acquisition.when + timedelta(seconds=zlib.crc32(land.region.name.encode()) % 40)
-    where = _points(look, near, to_slant)
+    where = points(look, lambda s: np.polynomial.polynomial.polyval(s * SPACING_M, to_slant))
     g = Geometry(look, near, to_slant, to_ground, zero, where)
     error = (acquisition.shift_m[0] / SPACING_M, acquisition.shift_m[1] / SPACING_M)
     mean = look.image(look.echo[[TERMS.index("VV"), TERMS.index("HV")]], error)
-    incidence = np.interp(np.arange(frame.samples), [p["sample"] for p in where[:21]],
-                          [p["incidence_flat"] for p in where[:21]])  # fmt: skip
+    incidence = incidence_of(where, frame.samples)
     rng = radar.speckle_stream(land, acquisition)
     first, last = g.when(frame.first_s), g.when(frame.first_s + (frame.lines - 1) * frame.line_s)
     stamp = [t[:19].replace("-", "").replace(":", "") for t in (first, last)]
@@ -210,16 +230,43 @@ def write(root: Path, land: Landscape, relief: Ground, echo: NDArray[np.float32]
     return Product(folder.name, "sentinel-1", land.region.name, acquisition.date, moved, 0.0), look
 
 
-def _points(look: Look, near_m: float, to_slant: FloatArray) -> list[dict[str, float]]:
+def incidence_of(where: list[dict[str, float]], samples: int) -> FloatArray:
+    """Incidence on the ellipsoid of every sample, degrees."""
+    first = where[:POINTS]
+    return np.interp(np.arange(samples), [p["sample"] for p in first], [p["incidence_flat"] for p in first])
+
+
+def worth(folder: Path, look: Look) -> dict[str, tuple[FloatArray, FloatArray, FloatArray]]:
+    """What the counts of a product are worth: (DN^2 - noise) / A_sigma^2, the same with the noise left in, and DN.
+
+    Returns
+    -------
+    dict
+        Polarisation to three arrays (line, sample), float64; the first two NaN where nothing was measured.
+    """
+    incidence = incidence_of(points(look, np.zeros_like), look.frame.samples)  # incidence asks for no slant range
+    known = {}
+    for polarisation in ("VV", "VH"):
+        table = tables(look.frame, incidence, polarisation).annotated()
+        with rasterio.open(next(folder.glob(f"measurement/*-{polarisation.lower()}-*.tiff"))) as source:
+            dn = source.read(1).astype(np.float64)
+        a2 = table.sigma[None, :] ** 2
+        net, gross = (np.where(dn == 0, np.nan, v / a2) for v in (dn**2 - table.noise, dn**2))
+        known[polarisation] = (net, gross, dn)
+    return known
+
+
+def points(look: Look, slant_of: Callable[[FloatArray], FloatArray]) -> list[dict[str, float]]:
+    """The geolocation points of an image, POINTS along each of its lines; `slant_of` is the slant range of samples."""
     frame, relief = look.frame, look.footing.ground
     lines = np.unique(np.linspace(0, frame.lines - 1, max(6, frame.lines // 120)).round())
-    samples = np.linspace(0, frame.samples - 1, 21).round()
+    samples = np.linspace(0, frame.samples - 1, POINTS).round()
     line, sample = (a.astype(float) for a in np.meshgrid(lines, samples, indexing="ij"))
     x, y = look.footing.locate(line, sample, 1e-5)
     z = relief.at(x, y, relief.height_m.astype(np.float64))
     lon, lat = Transformer.from_crs(relief.grid.epsg, 4326, always_xy=True).transform(x, y)
     t = frame.first_s + line * frame.line_s
-    slant = np.polynomial.polynomial.polyval(sample * SPACING_M, to_slant)
+    slant = slant_of(sample)
     sight = look.orbit.state(t)[0] - geometry.ecef(lon, lat, z)
     cosine = np.einsum("...i,...i", sight, geometry.vertical(lon, lat)) / np.linalg.norm(sight, axis=-1)
     incidence = np.degrees(np.arccos(cosine))

@@ -1,4 +1,4 @@
-"""The XML files of a Sentinel-1 GRD product: annotation, calibration, noise, manifest."""
+"""The XML files of a Sentinel-1 product, GRD or SLC: annotation, calibration, noise, manifest."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def _ads_header(g: Geometry, polarisation: str, number: int) -> str:
     frame = g.look.frame
     return f"""<adsHeader>
 <missionId>S1A</missionId>
-<productType>GRD</productType>
+<productType>{g.kind}</productType>
 <polarisation>{polarisation}</polarisation>
 <mode>IW</mode>
-<swath>IW</swath>
+<swath>{g.swath}</swath>
 <startTime>{g.when(frame.first_s)}</startTime>
 <stopTime>{g.when(frame.first_s + (frame.lines - 1) * frame.line_s)}</stopTime>
 <absoluteOrbitNumber>60461</absoluteOrbitNumber>
@@ -51,7 +51,7 @@ def _ads_header(g: Geometry, polarisation: str, number: int) -> str:
 </adsHeader>"""
 
 
-def annotation(g: Geometry, polarisation: str, number: int, dn: NDArray[np.uint16]) -> str:
+def annotation(g: Geometry, polarisation: str, number: int, dn: NDArray[np.uint16] | NDArray[np.complex128]) -> str:
     """The product annotation of one polarisation."""
     frame = g.look.frame
     middle = g.grid[len(g.grid) // 2]
@@ -66,7 +66,7 @@ def annotation(g: Geometry, polarisation: str, number: int, dn: NDArray[np.uint1
 <pass>Descending</pass>
 <timelinessCategory>Fast-24h</timelinessCategory>
 <platformHeading>{_e(heading)}</platformHeading>
-<projection>Ground Range</projection>
+<projection>{"Ground" if g.kind == "GRD" else "Slant"} Range</projection>
 <rangeSamplingRate>{_e(6.434523812571428e07)}</rangeSamplingRate>
 <radarFrequency>{_e(5.405000454334350e09)}</radarFrequency>
 <azimuthSteeringRate>{_e(1.590368784)}</azimuthSteeringRate>
@@ -87,16 +87,12 @@ def annotation(g: Geometry, polarisation: str, number: int, dn: NDArray[np.uint1
 <orbitSource>Extracted</orbitSource>
 </processingInformation>
 </imageAnnotation>
-<swathTiming>
-<linesPerBurst>0</linesPerBurst>
-<samplesPerBurst>0</samplesPerBurst>
-<burstList count="0"/>
-</swathTiming>
+{_bursts(g)}
 <geolocationGrid>
 {_list("geolocationGridPointList", _grid(g))}
 </geolocationGrid>
 <coordinateConversion>
-{_list("coordinateConversionList", _conversions(g))}
+{_list("coordinateConversionList", _conversions(g) if g.kind == "GRD" else [])}
 </coordinateConversion>
 <swathMerging>
 <swathMergeList count="0"/>
@@ -105,12 +101,40 @@ def annotation(g: Geometry, polarisation: str, number: int, dn: NDArray[np.uint1
 """
 
 
-def _image_information(g: Geometry, dn: NDArray[np.uint16]) -> str:
+def _bursts(g: Geometry) -> str:
+    """None in a GRD; an SLC's image is one burst, every sample of which is valid but those of its borders."""
+    if g.kind == "GRD":
+        return (
+            "<swathTiming>\n<linesPerBurst>0</linesPerBurst>\n<samplesPerBurst>0</samplesPerBurst>\n"
+            '<burstList count="0"/>\n</swathTiming>'
+        )
+    frame, first = g.look.frame, g.when(g.look.frame.first_s)
+    valid = [
+        _vector(f"{end}ValidSample", [at] * frame.lines, "d")
+        for end, at in (("first", g.valid[0]), ("last", g.valid[1]))
+    ]
+    return f"""<swathTiming>
+<linesPerBurst>{frame.lines}</linesPerBurst>
+<samplesPerBurst>{frame.samples}</samplesPerBurst>
+<burstList count="1">
+<burst><azimuthTime>{first}</azimuthTime><azimuthAnxTime>{_e(2178.0 + frame.first_s)}</azimuthAnxTime>
+<sensingTime>{first}</sensingTime><byteOffset>0</byteOffset>
+{valid[0]}
+{valid[1]}
+</burst>
+</burstList>
+</swathTiming>"""
+
+
+def _image_information(g: Geometry, dn: NDArray[np.uint16] | NDArray[np.complex128]) -> str:
     frame = g.look.frame
     last = frame.first_s + (frame.lines - 1) * frame.line_s
+    detected = g.kind == "GRD"
+    kind = "16 bit Unsigned Integer" if detected else "16 bit Signed Integer"
+    mean, spread = complex(np.mean(dn)), float(np.std(dn))
     statistics = f"""<imageStatistics>
-<outputDataMean><re>{dn.mean():.6e}</re><im>0.000000e+00</im></outputDataMean>
-<outputDataStdDev><re>{dn.std():.6e}</re><im>0.000000e+00</im></outputDataStdDev>
+<outputDataMean><re>{mean.real:.6e}</re><im>{mean.imag:.6e}</im></outputDataMean>
+<outputDataStdDev><re>{spread:.6e}</re><im>0.000000e+00</im></outputDataStdDev>
 </imageStatistics>"""
     return f"""<imageInformation>
 <productFirstLineUtcTime>{g.when(frame.first_s)}</productFirstLineUtcTime>
@@ -120,10 +144,10 @@ def _image_information(g: Geometry, dn: NDArray[np.uint16]) -> str:
 <productComposition>Individual</productComposition>
 <sliceNumber>0</sliceNumber>
 <slantRangeTime>{_e(2.0 * g.near_m / _C)}</slantRangeTime>
-<pixelValue>Detected</pixelValue>
-<outputPixels>16 bit Unsigned Integer</outputPixels>
-<rangePixelSpacing>1.000000e+01</rangePixelSpacing>
-<azimuthPixelSpacing>1.000000e+01</azimuthPixelSpacing>
+<pixelValue>{"Detected" if detected else "Complex"}</pixelValue>
+<outputPixels>{kind}</outputPixels>
+<rangePixelSpacing>{g.spacing_m[0]:.6e}</rangePixelSpacing>
+<azimuthPixelSpacing>{g.spacing_m[1]:.6e}</azimuthPixelSpacing>
 <azimuthTimeInterval>{_e(frame.line_s)}</azimuthTimeInterval>
 <azimuthFrequency>{_e(1.0 / frame.line_s)}</azimuthFrequency>
 <numberOfSamples>{frame.samples}</numberOfSamples>
@@ -176,14 +200,20 @@ def _table_lines(g: Geometry) -> list[int]:
     return [-step, *range(0, lines + step, step)]
 
 
-def _table_samples(count: int) -> NDArray[np.int64]:
+def table_samples(count: int) -> NDArray[np.int64]:
+    """Samples at which the tables are annotated; linear between them."""
     return np.unique(np.append(np.arange(0, count, 40), count - 1))
+
+
+def noise_lines(count: int) -> NDArray[np.int64]:
+    """Lines at which the azimuth factors of the noise are annotated; linear between them."""
+    return np.unique(np.append(np.arange(0, count, 10), count - 1))
 
 
 def calibration(g: Geometry, polarisation: str, number: int, table: Tables, beta: float) -> str:
     """The calibration tables; the first vector lies before the first line, the last beyond the last."""
     frame = g.look.frame
-    at = _table_samples(frame.samples)
+    at = table_samples(frame.samples)
     sigma = table.sigma[at]
     gamma = sigma * np.sqrt(np.cos(np.radians(table.incidence_deg[at])))
     vectors = [
@@ -206,14 +236,14 @@ def calibration(g: Geometry, polarisation: str, number: int, table: Tables, beta
 def noise(g: Geometry, polarisation: str, number: int, table: Tables) -> str:
     """The noise tables as of IPF 2.9: range vectors and two azimuth blocks."""
     frame = g.look.frame
-    at = _table_samples(frame.samples)
+    at = table_samples(frame.samples)
     ranges = [
         f"<noiseRangeVector><azimuthTime>{g.when(frame.first_s + line * frame.line_s)}</azimuthTime>"
         f"<line>{line}</line>{_vector('pixel', at, 'd')}{_vector('noiseRangeLut', table.noise_range[at])}"
         "</noiseRangeVector>"
         for line in _table_lines(g)
     ]
-    lines = np.unique(np.append(np.arange(0, frame.lines, 10), frame.lines - 1))
+    lines = noise_lines(frame.lines)
     blocks = [
         f"<noiseAzimuthVector><swath>IW{i + 1}</swath><firstAzimuthLine>0</firstAzimuthLine>"
         f"<firstRangeSample>{first}</firstRangeSample><lastAzimuthLine>{frame.lines - 1}</lastAzimuthLine>"
@@ -242,13 +272,13 @@ xmlns:gml="http://www.opengis.net/gml" xmlns:xfdu="urn:ccsds:schema:xfdu:1" \
 xmlns:safe="http://www.esa.int/safe/sentinel-1.0" xmlns:s1="http://www.esa.int/safe/sentinel-1.0/sentinel-1" \
 xmlns:s1sar="http://www.esa.int/safe/sentinel-1.0/sentinel-1/sar" \
 xmlns:s1sarl1="http://www.esa.int/safe/sentinel-1.0/sentinel-1/sar/level-1" \
-version="esa/safe/sentinel-1.0/sentinel-1/sar/level-1/grd/standard/iwdp">
+version="esa/safe/sentinel-1.0/sentinel-1/sar/level-1/{g.kind.lower()}/standard/iwdp">
 <informationPackageMap>
-<xfdu:contentUnit unitType="SAFE Archive Information Package" textInfo="Sentinel-1 IW Level-1 GRD Product"/>
+<xfdu:contentUnit unitType="SAFE Archive Information Package" textInfo="Sentinel-1 IW Level-1 {g.kind} Product"/>
 </informationPackageMap>
 <metadataSection>
 <metadataObject ID="processing" classification="PROVENANCE" category="PDI"><metadataWrap mimeType="text/xml" \
-vocabularyName="SAFE" textInfo="Processing"><xmlData><safe:processing name="GRD Post Processing" start="{made}" \
+vocabularyName="SAFE" textInfo="Processing"><xmlData><safe:processing name="{g.kind} Post Processing" start="{made}" \
 stop="{made}"><safe:facility country="none" name="sandbox" organisation="sandbox" site="sandbox">\
 <safe:software name="Sentinel-1 IPF" version="003.80"/></safe:facility></safe:processing></xmlData></metadataWrap>\
 </metadataObject>
@@ -256,7 +286,7 @@ stop="{made}"><safe:facility country="none" name="sandbox" organisation="sandbox
 vocabularyName="SAFE" textInfo="Platform Description"><xmlData><safe:platform>\
 <safe:nssdcIdentifier>2014-016A</safe:nssdcIdentifier><safe:familyName>SENTINEL-1</safe:familyName>\
 <safe:number>A</safe:number><safe:instrument><safe:familyName abbreviation="SAR">Synthetic Aperture Radar\
-</safe:familyName><safe:extension><s1sarl1:instrumentMode><s1sarl1:mode>IW</s1sarl1:mode><s1sarl1:swath>IW\
+</safe:familyName><safe:extension><s1sarl1:instrumentMode><s1sarl1:mode>IW</s1sarl1:mode><s1sarl1:swath>{g.swath}\
 </s1sarl1:swath></s1sarl1:instrumentMode></safe:extension></safe:instrument></safe:platform></xmlData></metadataWrap>\
 </metadataObject>
 <metadataObject ID="measurementOrbitReference" classification="DESCRIPTION" category="DMD"><metadataWrap \
@@ -275,7 +305,7 @@ mimeType="text/xml" vocabularyName="SAFE" textInfo="General Product Information"
 <s1sarl1:transmitterReceiverPolarisation>VH</s1sarl1:transmitterReceiverPolarisation>\
 <s1sarl1:productClass>S</s1sarl1:productClass><s1sarl1:productClassDescription>SAR Standard L1 Product\
 </s1sarl1:productClassDescription><s1sarl1:productComposition>Individual</s1sarl1:productComposition>\
-<s1sarl1:productType>GRD</s1sarl1:productType><s1sarl1:productTimelinessCategory>Fast-24h\
+<s1sarl1:productType>{g.kind}</s1sarl1:productType><s1sarl1:productTimelinessCategory>Fast-24h\
 </s1sarl1:productTimelinessCategory></s1sarl1:standAloneProductInformation></xmlData></metadataWrap></metadataObject>
 <metadataObject ID="acquisitionPeriod" classification="DESCRIPTION" category="DMD"><metadataWrap mimeType="text/xml" \
 vocabularyName="SAFE" textInfo="Acquisition Period"><xmlData><safe:acquisitionPeriod>\
