@@ -207,7 +207,7 @@ def test_matching_and_planning_take_images_too(tmp_path: Path, formats: None) ->
     )
     area = Geometry(rectangle(LON, LAT, LON + 0.01, LAT + 0.01).__geo_interface__, "EPSG:4326")
     units = plan([image], area, "x", tile_m=2560.0, how=Reading(dems=(far, heights)))
-    assert all(unit.dems == (heights,) for unit in units)
+    assert all(unit.how.dems == (heights,) for unit in units)
 
 
 def test_a_geocoded_mosaic_is_resampled_as_power(tmp_path: Path, formats: None) -> None:
