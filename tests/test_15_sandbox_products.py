@@ -21,6 +21,7 @@ from catalog import quantify
 from catalog.errors import CatalogError
 from catalog.formats import geometry_of
 from catalog.geocode import place_by_rpc
+from catalog.geocode.heights import ELLIPSOID, Dem
 from catalog.geocode.range_doppler import image_coordinates
 from catalog.grid import Tile
 from catalog.sandbox import nisar, optics, orbit, products, sentinel1_slc, specimen, truth
@@ -163,7 +164,8 @@ def test_gaofen2_shows_the_ground_where_its_polynomials_place_it(
     plane = gaussian_filter(day.lit[2].astype(float), 0.35 * 3.24 / fine.step_m)
     to_map = Transformer.from_crs(4326, day.land.region.epsg, always_xy=True)
     alike = []
-    for height in (str(root / "dem" / "heights.tif"), float(day.relief.height_m.max()) + 200.0):
+    heights = [Dem(str(root / "dem" / "heights.tif"), ELLIPSOID)]
+    for height in (heights, float(day.relief.height_m.max()) + 200.0):
         longitude, latitude, _ = place_by_rpc(geometry_of(scene), worth.shape, height)
         x, y = to_map.transform(longitude.values, latitude.values)
         where = [(fine.north_m - y) / fine.step_m - 0.5, (x - fine.west_m) / fine.step_m - 0.5]
