@@ -514,7 +514,7 @@ SENTINEL_1_SLC = Sensor(
 )
 
 _PALSAR_MASK = QualityLayer(
-    "mask",
+    "PALSAR_MASK",
     "classes",
     {0: "no data", 50: "ocean and water", 100: "layover", 150: "shadow", 255: "land"},
     {"planetary-computer": "mask"},

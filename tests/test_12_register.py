@@ -270,3 +270,11 @@ def test_an_item_moves_with_its_products(tmp_path: Path) -> None:
     shutil.move(tmp_path / "here", tmp_path / "there")
     (item,) = load(tmp_path / "there" / "catalog")
     assert Path(item.assets["image"].href).exists()
+
+
+def test_a_folder_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
+    """The catalogue lies in the folder that was named, and nothing is lost."""
+    found = register(tiny.landsat(tmp_path / "product"), tmp_path / "scenes.v2")
+    assert len(found.items) == 1
+    assert (tmp_path / "scenes.v2" / "catalog.json").exists()
+    assert not (tmp_path / "catalog.json").exists()

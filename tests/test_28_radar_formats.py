@@ -148,7 +148,7 @@ def test_mosaic_is_gamma_nought(tmp_path: Path) -> None:
     assert (scene.quantity, scene.level, scene.collection) == ("gamma_nought", "MOSAIC", "alos-2-mosaic")
     np.testing.assert_allclose(10 * np.log10(values[:, 1:]), 20 * np.log10(dn[:, 1:]) - 83.0, atol=1e-4)
     assert np.isnan(values[:, 0]).all()
-    assert list(scene.quality) == ["mask"]
+    assert list(scene.quality) == ["PALSAR_MASK"]
     assert (scene.properties["start_datetime"], scene.properties["end_datetime"]) == (
         "2020-01-01T00:00:00Z",
         "2020-12-31T23:59:59Z",

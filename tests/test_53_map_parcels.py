@@ -25,6 +25,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "sandbox": ("--seed", "--size", "--home"),
     "register": ("products", "--labels", "--dem"),
     "search": ("--bbox", "--area", "--from", "--to", "--sensor"),
+    "plan": ("--pilot", "--tile"),
     "ingest": ("--bbox", "--tile", "--engine", "--sensor"),
     "pretrain": ("--preset", "--steps", "--seed"),
     "adapt": ("--model", "--sensor", "--steps"),

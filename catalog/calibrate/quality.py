@@ -43,6 +43,15 @@ SCL: Mapping[int, Quality] = {
 CMASK: Mapping[int, Quality] = {127: Quality.CLEAR, 255: Quality.CLOUD}
 """CBERS cloud mask: 255 is cloud, or no data, which the bands tell; other codes are no-data."""
 
+PALSAR_MASK: Mapping[int, Quality] = {
+    50: Quality.CLEAR,
+    100: Quality.SHADOW,
+    150: Quality.SHADOW,
+    255: Quality.CLEAR,
+}
+"""PALSAR mosaic: water, layover, radar shadow, land; layover shows several grounds in one pixel, so it counts as hidden
+ground does. 0 and other codes are no-data."""
+
 QA_PIXEL: Mapping[int, Quality] = {
     0: Quality.NO_DATA,
     1: Quality.CLOUD,
@@ -86,6 +95,11 @@ def decode_scl(codes: np.ndarray) -> np.ndarray:
 def decode_cmask(codes: np.ndarray) -> np.ndarray:
     """Quality of a CBERS cloud mask, (1, y, x) to (y, x) uint8."""
     return _of_classes(CMASK)[codes[0].clip(0, 255).astype("uint8")]
+
+
+def decode_palsar_mask(codes: np.ndarray) -> np.ndarray:
+    """Quality of a PALSAR mosaic's mask, (1, y, x) to (y, x) uint8."""
+    return _of_classes(PALSAR_MASK)[codes[0].clip(0, 255).astype("uint8")]
 
 
 def decode_qa_pixel(codes: np.ndarray) -> np.ndarray:
@@ -142,6 +156,7 @@ DECODERS: Mapping[str, Decoder] = {
     "QA_PIXEL": Decoder((1,), decode_qa_pixel),
     "QA_RADSAT": Decoder((1,), decode_qa_radsat),
     "CMASK": Decoder((1,), decode_cmask),
+    "PALSAR_MASK": Decoder((1,), decode_palsar_mask),
     "UDM2": Decoder((1, 2, 3, 4, 5, 6, 7, 8), decode_udm2),
 }
 """Layer name to how it is read; a new kind of layer is a line here."""

@@ -155,7 +155,7 @@ def _mosaic(tile: str, year: int, images: Mapping[str, Path]) -> Product:
                 ProductFile(n, images[n], (n,), nodata=0, gsd_m=25.0, header=checked_header(images[n], "real"))
                 for n in order
             ),
-            *(ProductFile("mask", path, nodata=0) for path in masks),
+            *(ProductFile("PALSAR_MASK", path, nodata=0) for path in masks),
         ),
         metadata={},
         geolocation="affine",

@@ -60,7 +60,7 @@ def save(out: Path, items: Iterable[pystac.Item]) -> None:
     for name in sorted({name for name, _ in held}):
         members = [item for (of, _), item in sorted(held.items()) if of == name]
         catalog.add_child(_collection(name, members))
-    catalog.normalize_hrefs(str(out.resolve()))
+    catalog.normalize_hrefs(f"{out.resolve()}/")  # without the slash pystac takes a name with a dot for a file
     catalog.make_all_asset_hrefs_relative()
     catalog.save(pystac.CatalogType.SELF_CONTAINED, stac_io=_WholeFiles())
 

@@ -4,12 +4,13 @@ from catalog.search.area import Instant, instant
 from catalog.search.gaps import Gaps, filled, gaps
 from catalog.search.overpass import Duplicate, best_of_each, same_overpass
 from catalog.search.pages import Shortfall
-from catalog.search.rasters import DEM, LABELS, LabelClass, Raster, dems, labels
+from catalog.search.rasters import DEM, DEMS, LABELS, LabelClass, Raster, dems, labels
 from catalog.search.several import Asking, Found, Query, discover
 from catalog.search.single import search
 
 __all__ = [
     "DEM",
+    "DEMS",
     "LABELS",
     "Asking",
     "Duplicate",
