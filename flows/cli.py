@@ -369,7 +369,7 @@ def map_parcels(
 ) -> None:
     """From parcels to a map and a table of areas per class and parcel; missing cubes are made first."""
     settings = settings_of(home, offset_policy)
-    from catalog.ingest import REFERENCE_SENSOR
+    from catalog.units import REFERENCE_SENSOR
     from flows import asking, shelf
     from flows.infer import infer as infer_flow
     from flows.ingest import ingest as flow

@@ -11,7 +11,8 @@ from typing import Any
 import dask
 from odc.geo.geom import Geometry
 
-from catalog import ingest as units
+from catalog import ingest as making
+from catalog import units
 from catalog.ledger import Ledger
 from catalog.scene import Scene
 from catalog.sensors import SENSORS
@@ -109,7 +110,7 @@ def _pilot(name: str, members: Sequence[units.Unit], ledger: Ledger) -> list[flo
     for count, unit in enumerate(chosen, start=1):
         start = time.perf_counter()
         with dask.config.set(scheduler="synchronous"):
-            units.ingest(unit, ledger)
+            making.ingest(unit, ledger)
         rates.append((time.perf_counter() - start) / max(covered_pixels(unit), 1.0))
         progress.tell(f"pilot {name}", count, len(chosen), unit.item_id)
     return rates

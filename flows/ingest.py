@@ -17,8 +17,8 @@ from prefect.client.orchestration import get_client
 from prefect.futures import as_completed
 from pydantic import BaseModel, ConfigDict
 
-from catalog import cube
-from catalog import ingest as units
+from catalog import cube, units
+from catalog import ingest as making
 from catalog.errors import AssetError, CatalogError, ServiceError
 from catalog.ledger import Ledger
 from catalog.quantify import Reading
@@ -85,7 +85,7 @@ def ingest_unit(unit: units.Unit, published: Path) -> ItemRef:
     """Make one cube, or find it done."""
     ledger = Ledger(published)
     with dask.config.set(scheduler="synchronous"):  # the worker is the parallelism; its pixels stay with it
-        item = units.ingest(unit, ledger)
+        item = making.ingest(unit, ledger)
     return reference_of(item, ledger.item_path("cubes", unit.item_id), fresh=True)
 
 

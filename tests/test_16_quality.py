@@ -28,6 +28,7 @@ from catalog.register import register
 from catalog.sandbox import REGIONS, sentinel1
 from catalog.scene import BandSource, Scene
 from catalog.sensors import SENSORS, Quality
+from catalog.units import Unit
 
 Q = Quality
 
@@ -249,7 +250,7 @@ def test_what_is_not_shipped_is_said_in_the_cube(scene: Scene, tmp_path: Path) -
     """No layer, or only one of an unknown kind: clouds count as clear, and the cube's notes say so."""
     tile = Tile("t", _grid(40, 40, 10.0))
     bare = replace(scene, quality={})
-    built = ingest.build(ingest.Unit(scene.sensor, tile, (bare,), "2024", None), tmp_path / "c.zarr")
+    built = ingest.build(Unit(scene.sensor, tile, (bare,), "2024", None), tmp_path / "c.zarr")
     assert built.attrs["notes"] == [f"{scene.id} ships no quality layer: clouds count as clear"]
     odd = _layer(scene, "haze_probability", tiny.write_tif(tmp_path / "h.tif", np.ones((4, 4), "uint8")))
     assert [n.split(": ")[1] for n in quantify.look(odd, tile).notes] == [
@@ -260,7 +261,7 @@ def test_what_is_not_shipped_is_said_in_the_cube(scene: Scene, tmp_path: Path) -
 
 def test_growing_is_part_of_what_a_cube_is(scene: Scene, tmp_path: Path) -> None:
     """Units that differ in it are two, and one that does not grow is what it was before there was an option."""
-    unit = ingest.Unit(scene.sensor, Tile("t", _grid(40, 40, 10.0)), (scene,), "2024", None)
+    unit = Unit(scene.sensor, Tile("t", _grid(40, 40, 10.0)), (scene,), "2024", None)
     wide = replace(unit, how=Reading(dilate_m=120.0))
     assert wide.id != unit.id == replace(unit, how=Reading(dilate_m=0.0)).id
     built = ingest.build(wide, tmp_path / "c.zarr")

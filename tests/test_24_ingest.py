@@ -20,13 +20,14 @@ from scipy.ndimage import gaussian_filter
 
 from catalog import cube, quantify
 from catalog.errors import AssetError, CalibrationError, CatalogError, CubeError, NothingFound
-from catalog.ingest import Unit, ingest, plan
+from catalog.ingest import ingest
 from catalog.ledger import Ledger, file_digest, tree_digest
 from catalog.publish import lonlat
 from catalog.quantify import Reading
 from catalog.register import register
 from catalog.scene import BandSource, Scene
 from catalog.sensors import SENSORS, Quality
+from catalog.units import Unit, plan
 
 UTM = "EPSG:32632"
 WEST, NORTH = 599_040.0, 5_002_240.0

@@ -26,13 +26,14 @@ from catalog.calibrate.offset import Claim, settle, steps_of, weigh
 from catalog.errors import CalibrationError, CatalogError, MetadataError
 from catalog.formats.sentinel2 import resolve_offset
 from catalog.formats.sentinel2_offset import RULES, claims_of, provider_rule, verdicts_of
-from catalog.ingest import ingest, plan
+from catalog.ingest import ingest
 from catalog.ledger import Ledger
 from catalog.metadata import sentinel2
 from catalog.publish import lonlat
 from catalog.quantify import Reading
 from catalog.scene import BandSource, Scene
 from catalog.sensors import SENSORS
+from catalog.units import plan
 
 CENTRES = {b.name: b.centre_nm or 0.0 for b in SENSORS["sentinel-2"].bands}
 STEP = dict.fromkeys(scenes.BANDS, 1000.0)

@@ -22,11 +22,12 @@ from catalog.calibrate.constants import AmplitudeFactor, BackscatterConstant
 from catalog.errors import GeolocationError
 from catalog.geocode import Dem, RadarGrid, image_coordinates, incidence_angle, place_by_orbit
 from catalog.grid import Tile
-from catalog.ingest import Unit, build, ingest
+from catalog.ingest import build, ingest
 from catalog.ledger import Ledger
 from catalog.quantify import Reading, look
 from catalog.scene import BandSource, Scene
 from catalog.search import Raster
+from catalog.units import Unit
 
 WHEN = datetime(2024, 1, 1, tzinfo=UTC)
 

@@ -25,12 +25,12 @@ from catalog.calibrate.constants import BackscatterConstant, ReflectanceScale
 from catalog.errors import GeolocationError
 from catalog.geocode import geocode_by_rpc, image_of, place_by_rpc
 from catalog.grid import Tile
-from catalog.ingest import plan
 from catalog.quantify import Reading, look, match_image
 from catalog.sandbox import rpc as independent
 from catalog.scene import BandSource, Scene
 from catalog.search import Raster
 from catalog.sensors import Quality
+from catalog.units import plan
 
 LON, LAT = 12.0, 42.0
 ONE = [1.0, *[0.0] * 19]

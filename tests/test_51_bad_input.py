@@ -21,11 +21,12 @@ from odc.geo.geom import Geometry
 from shapely.geometry import box
 
 from catalog import sandbox
-from catalog.ingest import ingest, plan
+from catalog.ingest import ingest
 from catalog.ledger import Ledger
 from catalog.quantify import Reading
 from catalog.search import dems, search
 from catalog.serve import served
+from catalog.units import plan
 from flows import cli
 
 TILE = ("--tile", "2560")

@@ -42,6 +42,7 @@ from catalog import ingest
 from catalog.grid import Tile
 from catalog.ledger import Ledger
 from catalog.scene import Scene
+from catalog.units import Unit
 
 BANDS = {"B02": "blue", "B03": "green", "B04": "red", "B08": "nir"}
 PROJ = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
@@ -109,11 +110,11 @@ def tiles_of(grid: GeoBox) -> list[Tile]:
 def ours(client: Client, items: list[pystac.Item], grid: GeoBox, out: Path) -> None:
     """Units of one tile each: calibrated, masked, with quality, provenance, checksums and item."""
     scenes = tuple(Scene.from_item(i) for i in items)
-    units = [ingest.Unit("sentinel-2", t, scenes, "2025", None) for t in tiles_of(grid)]
+    units = [Unit("sentinel-2", t, scenes, "2025", None) for t in tiles_of(grid)]
     client.gather([client.submit(_ours, unit, out, pure=False) for unit in units])
 
 
-def _ours(unit: ingest.Unit, out: Path) -> None:
+def _ours(unit: Unit, out: Path) -> None:
     import dask
 
     with dask.config.set(scheduler="synchronous"):

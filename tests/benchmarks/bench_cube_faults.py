@@ -27,20 +27,21 @@ from catalog import ingest, sandbox
 from catalog.ledger import Ledger
 from catalog.register import load, register
 from catalog.scene import Scene
+from catalog.units import Unit, plan
 
 WRITERS = 8
 FORK = multiprocessing.get_context("fork")
 
 
-def units_of(folder: Path, size_px: int, tile_m: float) -> tuple[ingest.Unit, ...]:
+def units_of(folder: Path, size_px: int, tile_m: float) -> tuple[Unit, ...]:
     """Every cube of a sandbox that is registered under a folder."""
     sandbox.write(folder / "sandbox", size_px=size_px)
     register(folder / "sandbox" / "products", folder / "scenes")
     scenes = [Scene.from_item(item) for item in load(folder / "scenes")]
-    return ingest.plan(scenes, box(-180, -80, 180, 84, "EPSG:4326"), "2025", tile_m=tile_m)
+    return plan(scenes, box(-180, -80, 180, 84, "EPSG:4326"), "2025", tile_m=tile_m)
 
 
-def _write(units: tuple[ingest.Unit, ...], number: int, root: Path, started: Path) -> None:
+def _write(units: tuple[Unit, ...], number: int, root: Path, started: Path) -> None:
     import dask
 
     ledger = Ledger(root)
@@ -52,7 +53,7 @@ def _write(units: tuple[ingest.Unit, ...], number: int, root: Path, started: Pat
         ingest.ingest(unit, ledger)
 
 
-def run(units: tuple[ingest.Unit, ...], root: Path, kills: int, chance: random.Random) -> dict[str, int]:
+def run(units: tuple[Unit, ...], root: Path, kills: int, chance: random.Random) -> dict[str, int]:
     """Make all units, `kills` times killing a writer; returns what it took."""
     root.mkdir(parents=True)
     started, todo = root / "started", list(range(len(units)))
