@@ -1,0 +1,100 @@
+"""From cubes to a small model: `pretrain`, `adapt`, `prune`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.verbs.options import (
+    SENSOR,
+    AreaFile,
+    Bbox,
+    Debug,
+    From,
+    Home,
+    Json,
+    Model,
+    To,
+    app,
+    report_items,
+    settings_of,
+    working,
+)
+
+
+@app.command()
+def pretrain(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    preset: Annotated[str, typer.Option(help="A configuration of ringmoe.presets.")] = "nano",
+    steps: Annotated[int, typer.Option(help="Batches to learn from.")] = 200,
+    seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Pre-train a model on the cubes of an area."""
+    settings = settings_of(home)
+    from flows import asking, shelf
+    from flows.pretrain import pretrain as flow
+    from flows.refs import PretrainRequest
+
+    place = asking.area_of(settings, bbox, area)
+    request = PretrainRequest(area=place, preset=preset, steps=steps, seed=seed)
+    with working(settings):
+        made = flow(shelf.cubes(asking.where(settings), place), request, asking.where(settings))
+    report_items("Model", [made], json)
+
+
+@app.command()
+def adapt(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    start: From = None,
+    end: To = None,
+    sensor: SENSOR = "sentinel-2",
+    model: Model = None,
+    steps: Annotated[int, typer.Option(help="Batches to learn from.")] = 300,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Teach a pre-trained model the classes of registered label rasters."""
+    settings = settings_of(home)
+    from flows import asking, shelf
+    from flows.adapt import adapt as flow
+
+    request = asking.adapt_request(settings, bbox, area, start, end, sensor, steps)
+    with working(settings):
+        parent = shelf.model(asking.where(settings), "pretrain", model)
+        made = flow(parent, shelf.cubes(asking.where(settings), request.area), request, asking.where(settings))
+    report_items("Model", [made], json)
+
+
+@app.command()
+def prune(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    start: From = None,
+    end: To = None,
+    sensor: SENSOR = "sentinel-2",
+    model: Model = None,
+    method: Annotated[str, typer.Option(help="neurons, kc, ks or ka.")] = "neurons",
+    steps: Annotated[int, typer.Option(help="Recovery steps.")] = 100,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Cut an adapted model down to one dense expert a block, and let it recover."""
+    settings = settings_of(home)
+    from flows import asking, shelf
+    from flows.prune import prune as flow
+    from flows.refs import PruneRequest
+
+    task = asking.adapt_request(settings, bbox, area, start, end, sensor, 1)
+    request = PruneRequest.model_validate({"method": method, "steps": steps})
+    with working(settings):
+        parent = shelf.model(asking.where(settings), "adapt", model)
+        made = flow(parent, shelf.cubes(asking.where(settings), task.area), request, task, asking.where(settings))
+    report_items("Model", [made], json)

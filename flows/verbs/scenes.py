@@ -1,0 +1,182 @@
+"""From products to cubes: `sandbox`, `register`, `search`, `plan`, `ingest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import terminal
+from flows.verbs.options import (
+    AreaFile,
+    Bbox,
+    Debug,
+    From,
+    Home,
+    Json,
+    OffsetChoice,
+    Sensors,
+    To,
+    app,
+    report_failed,
+    report_items,
+    settings_of,
+    working,
+)
+
+
+@app.command()
+def sandbox(
+    home: Home = None,
+    json: Json = None,
+    seed: Annotated[int, typer.Option(help="Another seed, another Earth.")] = 7,
+    size: Annotated[int, typer.Option(help="Side of each region in pixels of 10 m.")] = 512,
+    debug: Debug = False,
+) -> None:
+    """Write a small procedural Earth: products of four satellites, heights, labels and truth."""
+    settings = settings_of(home)
+    from flows import recipes
+
+    with terminal.bars():
+        made = recipes.make_sandbox(settings, seed=seed, size_px=size)
+    rows = [(p.sensor, p.region, p.date, Path(p.folder).name) for p in made.products]
+    terminal.table("Products", ("sensor", "region", "date", "folder"), rows)
+    terminal.machine({"root": str(settings.sandbox), "products": [list(r) for r in rows]}, json)
+
+
+@app.command()
+def register(
+    products: Annotated[list[Path], typer.Argument(help="Product folders, or folders that hold them.")],
+    labels: Annotated[list[Path] | None, typer.Option("--labels", help="Label raster, repeatable.")] = None,
+    dem: Annotated[list[Path] | None, typer.Option("--dem", help="Raster of heights in metres, repeatable.")] = None,
+    height_reference: Annotated[
+        str | None,
+        typer.Option("--height-reference", help="ellipsoid, EGM96 or EGM2008. [default: as the file says]"),
+    ] = None,
+    geoid: Annotated[Path | None, typer.Option("--geoid", help="Raster of the geoid's undulation in metres.")] = None,
+    home: Home = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Turn product folders into STAC items."""
+    settings = settings_of(home)
+    from flows import recipes
+
+    with terminal.bars():
+        count, failed = recipes.register_once(
+            settings, products, labels or [], dem or [], height_reference=height_reference, geoid=geoid
+        )
+    terminal.say(f"{count} items in {settings.scenes / 'catalog.json'}")
+    terminal.machine({"items": count, "failed": failed, "catalog": str(settings.scenes / "catalog.json")}, json)
+    report_failed(failed)
+
+
+@app.command()
+def search(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    start: From = None,
+    end: To = None,
+    sensor: Sensors = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option("--provider", help="A public provider, not what is registered; repeatable."),
+    ] = None,
+    fill: Annotated[str | None, typer.Option(help="A provider that fills what the others lack.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Folder of answered months: none is asked for twice.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Only replay what --keep holds.")] = False,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Find scenes of an area and a period."""
+    settings = settings_of(home)
+    if not provider and (fill or keep or offline):
+        raise typer.BadParameter("--fill, --keep and --offline would do nothing without --provider")
+    from flows import asking
+    from flows.ingest import find
+    from flows.stac import stac_api
+
+    if provider:
+        query = asking.query(settings, bbox, area, start, end, sensor)
+        found, gap = asking.discovered(query, provider, keep, offline=offline, second=fill)
+        scenes = found.scenes
+        answers = [(p["name"], p["provider"], p["items"], p["verified"], len(p["refused"])) for p in found.record()]
+        terminal.table("Answers", ("part", "provider", "items", "count held", "repeated pages"), answers)
+        if gap is not None:
+            terminal.table(f"Only {gap.provider} has", ("platform", "time", "place"), [g[1:4] for g in gap.table()])
+    else:
+        request = asking.ingest_request(settings, bbox, area, start, end, sensor)
+        where = asking.where(settings)
+        with stac_api(where) as url:
+            scenes = find(request, where, url)
+    rows = [(s.sensor, s.datetime.isoformat(timespec="minutes"), s.level, s.id) for s in scenes]
+    terminal.table(f"{len(rows)} scenes", ("sensor", "time", "level", "id"), rows)
+    terminal.machine([dict(zip(("sensor", "time", "level", "id"), r, strict=True)) for r in rows], json)
+
+
+@app.command()
+def plan(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    start: From = None,
+    end: To = None,
+    sensor: Sensors = None,
+    tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
+    pilot: Annotated[bool, typer.Option("--pilot", help="First make and time two cubes of each sensor.")] = False,
+    json: Json = None,
+    offset_policy: OffsetChoice = None,
+    debug: Debug = False,
+) -> None:
+    """What `ingest` would make and take: scenes, tiles, gigabytes, what is done, and with --pilot the time."""
+    settings = settings_of(home, offset_policy)
+    from flows import asking
+    from flows.forecast import forecast
+
+    request = asking.ingest_request(settings, bbox, area, start, end, sensor, tile_m=tile, engine="odc")
+    with working(settings):
+        found = forecast(request, asking.where(settings), pilot=pilot)
+    rows = [
+        (
+            f.sensor,
+            f.scenes,
+            f.units,
+            f.done,
+            f"{f.gigabytes:.3g}" + ("" if f.measured else " uncompressed"),
+            f"{f.seconds[0]:.0f} to {f.seconds[1]:.0f}" if f.seconds else "unknown: --pilot",
+        )
+        for f in found
+    ]
+    terminal.table("Plan", ("sensor", "scenes", "cubes", "done", "GB", "seconds left"), rows)
+    terminal.machine([f.record() for f in found], json)
+
+
+@app.command()
+def ingest(
+    home: Home = None,
+    bbox: Bbox = None,
+    area: AreaFile = None,
+    start: From = None,
+    end: To = None,
+    sensor: Sensors = None,
+    tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
+    engine: Annotated[str, typer.Option(help="odc or stackstac reads and warps.")] = "odc",
+    flatten: Annotated[bool, typer.Option("--flatten", help="Radar to terrain-flattened gamma nought.")] = False,
+    dilate: Annotated[float, typer.Option(help="Metres by which cloud and shadow grow.")] = 0.0,
+    json: Json = None,
+    offset_policy: OffsetChoice = None,
+    debug: Debug = False,
+) -> None:
+    """Make cubes in physical units of an area and a period."""
+    settings = settings_of(home, offset_policy)
+    from flows import asking
+    from flows.ingest import ingest as flow
+
+    request = asking.ingest_request(
+        settings, bbox, area, start, end, sensor, tile_m=tile, engine=engine, flattened=flatten, dilate_m=dilate
+    )
+    with working(settings):
+        cubes = flow(request, asking.where(settings)).cubes
+    report_items("Cubes", cubes, json)
