@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from catalog.errors import CatalogError, NothingFound, Refusal, StorageFull
 from flows import terminal
-from flows.verbs.options import app, settings_of
+from flows.verbs.options import app
 
 # Their order is that of the help.
 # isort: off
@@ -21,7 +21,7 @@ from flows.verbs import maps
 from flows.verbs import runs
 # isort: on
 
-__all__ = ["app", "main", "maps", "models", "runs", "scenes", "settings_of"]
+__all__ = ["app", "main", "maps", "models", "runs", "scenes"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells know it."""

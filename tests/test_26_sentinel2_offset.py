@@ -339,10 +339,11 @@ def test_the_command_line_takes_a_policy_and_refuses_another(tmp_path: Path, mon
     """--offset-policy reaches the settings and what flows are told; an unknown one names what there is."""
     from flows import cli
     from flows.refs import Where
+    from flows.verbs import options
 
-    monkeypatch.setattr(cli, "prepare", lambda settings, debug: None)  # else this process's environment changes
-    assert Where.of(cli.settings_of(tmp_path, "trust-pixels")).offset_policy == "trust-pixels"
-    assert Where.of(cli.settings_of(tmp_path)).offset_policy == "error"
+    monkeypatch.setattr(options, "prepare", lambda settings, debug: None)  # else this process's environment changes
+    assert Where.of(options.settings_of(tmp_path, "trust-pixels")).offset_policy == "trust-pixels"
+    assert Where.of(options.settings_of(tmp_path)).offset_policy == "error"
     result = CliRunner().invoke(cli.app, ["ingest", "--home", str(tmp_path), "--offset-policy", "guess"])
     assert result.exit_code != 0
     assert "trust-product" in str(result.exception)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import tiny_products
 import tiny_radar as tiny
 import xarray as xr
@@ -66,10 +68,18 @@ def test_each_layout_becomes_a_valid_item(kind: str, tmp_path: Path, validate_of
         assert provenance(laws.constants_of(scene, list(scene.bands)))["source"]
 
 
-def test_slc_swaths_are_products_of_their_own(tmp_path: Path) -> None:
-    """Two swaths of two polarisations are two items on a grid each, with zeros as no-data and their bursts counted."""
-    first, second = scenes(tiny.sentinel1_slc(tmp_path / "p"), tmp_path / "out")
-    assert (first.id, second.id) == (f"{tiny.SLC_STEM}_IW1", f"{tiny.SLC_STEM}_IW2")
+def test_slc_bursts_are_products_of_their_own(tmp_path: Path) -> None:
+    """Two swaths of two bursts are four items, each with the lines of its burst alone, and zeros as no-data."""
+    first, second, third, _ = found = scenes(tiny.sentinel1_slc(tmp_path / "p"), tmp_path / "out")
+    names = [f"{tiny.SLC_STEM}_{part}" for part in ("IW1_B1", "IW1_B2", "IW2_B1", "IW2_B2")]
+    assert [s.id for s in found] == names
+    assert first.datetime < second.datetime
+    assert first.datetime == third.datetime
+    assert second.properties["ringmoe:burst"] == {"number": 2, "first_line": 12, "lines": 12}
+    whole = rasterio.open(next((tmp_path / "p").glob("*/measurement/*iw1-slc-vv*.tiff"))).read(1)
+    for scene, lines in ((first, slice(0, 12)), (second, slice(12, 24))):
+        values = read_native(scene, ["VV"]).values[0]
+        np.testing.assert_array_equal(np.nan_to_num(values), whole[lines])
     assert (first.sensor, first.encoding, first.geolocation) == ("sentinel-1-slc", "complex", "radar-grid")
     assert list(first.bands) == ["VV", "VH"]
     assert first.properties["ringmoe:bursts"] == {"count": 2, "lines": 12, "samples": 20}
@@ -81,7 +91,7 @@ def test_slc_swaths_are_products_of_their_own(tmp_path: Path) -> None:
 )
 def test_slc_takes_the_table_of_its_quantity(quantity: str, gains: tuple[float, float], tmp_path: Path) -> None:
     """S = DN / A with A linear between its nodes, of the table that the scene's quantity names; the phase stays."""
-    (item, _) = register(tiny.sentinel1_slc(tmp_path / "p"), tmp_path / "out").items
+    item = register(tiny.sentinel1_slc(tmp_path / "p"), tmp_path / "out").items[0]
     item.properties["ringmoe:quantity"] = f"{quantity}_amplitude"
     dn, values = calibrated(Scene.from_item(item))
     gain = gains[0] + (gains[1] - gains[0]) * np.arange(tiny.BURST_SAMPLES) / tiny.BURST_SAMPLES
@@ -92,13 +102,13 @@ def test_slc_takes_the_table_of_its_quantity(quantity: str, gains: tuple[float, 
 def test_slc_records_its_noise_and_keeps_it(tmp_path: Path) -> None:
     """The level is 10 log10(noise azimuth / A^2), least where the gain is greatest; without a file it is unknown."""
     safe = tiny.sentinel1_slc(tmp_path / "p", swaths=("IW1",))
-    (scene,) = scenes(safe, tmp_path / "out")
+    scene, _ = scenes(safe, tmp_path / "out")
     record = provenance(laws.constants_of(scene, ["VV", "VH"]))
     high, low = (10 * np.log10(tiny.NOISE * tiny.AZIMUTH / a**2) for a in tiny.SIGMA)
     assert record["noise_level_db"]["VH"]["min"] == pytest.approx(low, abs=1e-4)
     assert record["noise_level_db"]["VH"]["max"] == pytest.approx(high, abs=1e-4)
     next((safe / "annotation" / "calibration").glob("noise-*-vh-*.xml")).unlink()
-    (scene,) = scenes(safe, tmp_path / "out2")
+    scene, _ = scenes(safe, tmp_path / "out2")
     record = provenance(laws.constants_of(scene, ["VV", "VH"]))
     assert record["noise_level_unknown"] == ["VH"]
     assert list(record["noise_level_db"]) == ["VV"]
@@ -117,8 +127,12 @@ def test_bursts_keep_their_parameters(tmp_path: Path) -> None:
     assert [g.first_line_s for g in grids] == [0.0, 2.75]
     assert grids[0].range_pixel_spacing_m == pytest.approx(2.329562, abs=1e-6)
     assert grids[0].conversion_origin_m[0] == pytest.approx(299_792_458.0 * 5.3e-3 / 2)
+    assert geometry_of(scene).first_line_s == 0.0
+    later = scenes(tiny.sentinel1_slc(tmp_path / "p2"), tmp_path / "out2")[1]
+    assert geometry_of(later).first_line_s == 2.75
+    swath = replace(scene, properties={k: v for k, v in scene.properties.items() if k != "ringmoe:burst"})
     with pytest.raises(GeolocationError, match="2 bursts that overlap"):
-        geometry_of(scene)
+        geometry_of(swath)
 
 
 def test_grd_takes_the_table_of_its_quantity_and_says_that_noise_is_left(tmp_path: Path) -> None:

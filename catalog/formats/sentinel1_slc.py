@@ -1,10 +1,11 @@
-"""Sentinel-1 SLC SAFE folders: one product per swath, complex amplitude by look-up tables, bursts kept."""
+"""Sentinel-1 SLC SAFE folders: one product per burst of a swath, complex amplitude by look-up tables."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ from catalog.sensors import SENTINEL_1_SLC
 
 
 def products(folder: Path) -> tuple[Product, ...]:
-    """An SLC SAFE as one product per swath, its polarisations on one grid; () where the folder is none.
+    """An SLC SAFE as one product per burst, its polarisations on one grid; () where the folder is none.
+
+    The bursts of a swath overlap in time, so that no one grid places them all; each is a raster inside the swath's
+    file. A strip map image is one product.
 
     Raises
     ------
@@ -42,7 +46,7 @@ def products(folder: Path) -> tuple[Product, ...]:
         swaths[note.swath].append(note)
     if not swaths:
         raise refuse(folder / "annotation", "annotation/*.xml", "is missing", "one annotation per swath and channel")
-    return tuple(_product(folder, manifest, swath, notes) for swath, notes in sorted(swaths.items()))
+    return tuple(p for swath, notes in sorted(swaths.items()) for p in _bursts(folder, manifest, swath, notes))
 
 
 def calibration(scene: Scene, bands: Sequence[str]) -> AmplitudeTables | None:
@@ -54,10 +58,11 @@ def calibration(scene: Scene, bands: Sequence[str]) -> AmplitudeTables | None:
     if not tables:
         return None
     gain = scene.quantity.removesuffix("_amplitude")
+    first_line = int(scene.properties.get("ringmoe:burst", {}).get("first_line", 0))
     silent = [b for b in bands if f"noise-{b}" not in scene.metadata]
     level = {b: noise_level_db(read_noise(scene, b), tables[b], gain) for b in bands if b not in silent}
     return AmplitudeTables(
-        gain={b: GainVectors(t.lines, t.pixels, t.gain(gain)) for b, t in tables.items()},
+        gain={b: GainVectors(t.lines - first_line, t.pixels, t.gain(gain)) for b, t in tables.items()},
         source=", ".join(t.path.name for t in tables.values()),
         record={
             "table": gain,
@@ -94,26 +99,27 @@ def noise_level_db(
 
 
 def geometry(scene: Scene) -> RadarGrid:
-    """Orbit, timing and slant range of a strip map image; of a swath in bursts there is one grid per burst.
+    """Orbit, timing and slant range of a burst, or of a strip map image.
 
     Raises
     ------
     GeolocationError
-        For a swath in bursts, whose lines are no one sequence of times.
+        For an item of a whole swath, whose lines are no one sequence of times.
     """
     grids = burst_geometry(scene)
-    if len(grids) > 1:
+    burst = scene.properties.get("ringmoe:burst")
+    if burst is None and len(grids) > 1:
         raise GeolocationError(
-            f"the swath has {len(grids)} bursts that overlap in time: no one grid places its lines",
+            f"the item is a swath of {len(grids)} bursts that overlap in time: no one grid places its lines",
             item=scene.id,
-            enough="one burst, placed by its own grid",
-            todo="take catalog.formats.sentinel1_slc.burst_geometry, burst by burst",
+            enough="an item per burst, as `ringmoe register` writes them",
+            todo="register the SAFE's folder",
         )
-    return grids[0]
+    return grids[0 if burst is None else int(burst["number"]) - 1]
 
 
 def burst_geometry(scene: Scene) -> tuple[RadarGrid, ...]:
-    """One RadarGrid per burst, lines counted from the burst's first; a strip map image is one burst.
+    """One RadarGrid per burst of the swath, lines counted from the burst's first; a strip map image is one burst.
 
     Samples lie in slant range, so the range law is the slant range itself, counted from the first sample.
     """
@@ -146,52 +152,98 @@ def burst_geometry(scene: Scene) -> tuple[RadarGrid, ...]:
     return tuple(replace(grid, bistatic_reference_s=bulk_s) for grid in grids)
 
 
-def _product(folder: Path, manifest: sentinel1.Manifest, swath: str, notes: Sequence[sentinel1.Annotation]) -> Product:
+def _bursts(
+    folder: Path, manifest: sentinel1.Manifest, swath: str, notes: Sequence[sentinel1.Annotation]
+) -> tuple[Product, ...]:
+    """The products of a swath: one per burst, or the image itself where it is not in bursts."""
     by_name = {n.polarisation: n for n in notes}
     order = [b.name for b in SENTINEL_1_SLC.bands if b.name in by_name]
+    timing = sentinel1_bursts.read_bursts(by_name[order[0]].path)
+    if len(timing.bursts) < 2:
+        return (_product(folder, manifest, [by_name[name] for name in order], timing, swath, None),)
+    numbers = range(1, len(timing.bursts) + 1)
+    ordered = [by_name[name] for name in order]
+    return tuple(_product(folder, manifest, ordered, timing, f"{swath}_B{number}", number) for number in numbers)
+
+
+def _product(
+    folder: Path,
+    manifest: sentinel1.Manifest,
+    notes: Sequence[sentinel1.Annotation],
+    timing: sentinel1_bursts.BurstTiming,
+    part: str,
+    number: int | None,
+) -> Product:
     metadata = {"manifest": manifest.path}
-    for name in order:
-        metadata |= tables_beside(by_name[name].path, name)
-    note = by_name[order[0]]
+    for known in notes:
+        metadata |= tables_beside(known.path, known.polarisation)
+    note = notes[0]
+    first_line = 0 if number is None else (number - 1) * timing.lines
+    lines = note.lines if number is None else timing.lines
+    start, stop, burst = note.start, note.stop, {}
+    if number is not None:
+        seconds = timing.bursts[number - 1].azimuth_time_s
+        start = _utc(note, seconds)
+        stop = _utc(note, seconds + (lines - 1) * note.azimuth_time_interval_s)
+        burst = {"ringmoe:burst": {"number": number, "first_line": first_line, "lines": lines}}
     return Product(
-        id=f"{folder.name.removesuffix('.SAFE')}_{swath}",
+        id=f"{folder.name.removesuffix('.SAFE')}_{part}",
         sensor=SENTINEL_1_SLC.id,
         level="SLC",
         platform=manifest.platform,
         instruments=("c-sar",),
-        start=note.start,
-        stop=note.stop,
-        files=tuple(_measurement(folder, by_name[name]) for name in order),
+        start=start,
+        stop=stop,
+        files=tuple(_measurement(folder, known, first_line, lines) for known in notes),
         metadata=metadata,
         geolocation="radar-grid",
         encoding="complex",
-        footprint_lonlat=_outline(note.geolocation),
-        properties=_properties(manifest, note, order),
+        footprint_lonlat=_outline(note.geolocation, first_line, first_line + lines),
+        properties={**_properties(manifest, note, timing, [n.polarisation for n in notes]), **burst},
     )
 
 
-def _measurement(folder: Path, note: sentinel1.Annotation) -> ProductFile:
+def _utc(note: sentinel1.Annotation, seconds: float) -> datetime:
+    """An instant of the annotation's time axis."""
+    stamp = note.reference_time + np.timedelta64(round(seconds * 1e6), "us")
+    return datetime.fromisoformat(str(stamp.astype("datetime64[us]"))).replace(tzinfo=UTC)
+
+
+def _measurement(folder: Path, note: sentinel1.Annotation, first_line: int, lines: int) -> ProductFile:
     path = folder / "measurement" / f"{note.path.stem}.tiff"
     if not path.exists():
         raise unreadable(str(path), "missing")
-    header = checked_header(path, "complex")
+    whole = checked_header(path, "complex")
+    if whole.shape != (note.lines, note.samples):
+        raise refuse(note.path, "numberOfLines", f"says {note.lines} x {note.samples}, {path.name} is {whole.shape}")
     spacing = max(note.range_pixel_spacing_m, note.azimuth_pixel_spacing_m)
-    expected = ExpectedGrid((note.lines, note.samples))
-    return ProductFile(note.polarisation, path, (note.polarisation,), expected, 0, gsd_m=spacing, header=header)
+    window = f"vrt://{{path}}?srcwin=0,{first_line},{note.samples},{lines}" if lines != note.lines else ""
+    return ProductFile(
+        note.polarisation,
+        path,
+        (note.polarisation,),
+        ExpectedGrid((lines, note.samples)),
+        0,
+        gsd_m=spacing,
+        header=None if window else whole,
+        inside=window,
+    )
 
 
-def _outline(points: sentinel1.GeolocationGrid) -> tuple[tuple[float, float], ...]:
-    """The annotated points at the four corners of a swath, as an open ring of longitudes and latitudes."""
-    lines, pixels = (points.line.min(), points.line.max()), (points.pixel.min(), points.pixel.max())
+def _outline(points: sentinel1.GeolocationGrid, first: int, last: int) -> tuple[tuple[float, float], ...]:
+    """The annotated points nearest to the corners of some lines, as an open ring of longitudes and latitudes."""
+    lines, pixels = (first, last), (points.pixel.min(), points.pixel.max())
     corners = ((0, 0), (0, 1), (1, 1), (1, 0))
     at = [int((np.abs(points.line - lines[i]) + np.abs(points.pixel - pixels[j])).argmin()) for i, j in corners]
     return tuple((float(points.longitude_deg[k]), float(points.latitude_deg[k])) for k in at)
 
 
 def _properties(
-    manifest: sentinel1.Manifest, note: sentinel1.Annotation, polarisations: Sequence[str]
+    manifest: sentinel1.Manifest,
+    note: sentinel1.Annotation,
+    timing: sentinel1_bursts.BurstTiming,
+    polarisations: Sequence[str],
 ) -> Mapping[str, Any]:
-    timing = sentinel1_bursts.read_bursts(note.path)
     return {
         "sar:instrument_mode": manifest.mode,
         "sar:frequency_band": "C",

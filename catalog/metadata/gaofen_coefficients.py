@@ -17,7 +17,8 @@ COMPILED = "https://github.com/desertstsung/Snowy-Dove, sd_radcalcoeff_{year}.pr
 """Where the notices of the other years are typed out; its numbers of 2017 are those of the notice."""
 
 IRRADIANCE_SOURCE = "band means published by CRESDA, as open calibration scripts hold them; of Gaofen-2 in one of them"
-"""No document with the irradiance was at hand: two independent scripts agree on Gaofen-1's."""
+"""No document with the irradiance was at hand: two independent scripts agree on Gaofen-1's PMS; its WFV and Gaofen-2
+stand in one."""
 
 Four = tuple[float, float, float, float]
 

@@ -89,9 +89,10 @@ def read_header(href: str) -> RasterHeader:
         Missing, or no raster that GDAL can open.
     """
     with opened(href) as src:
-        plain = (
-            src.transform.is_identity
-        )  # of a file placed by ground control points rasterio still gives the points' CRS
+        # Of a file placed by ground control points rasterio still gives the points' CRS; of its windows GDAL
+        # makes a shift by whole pixels.
+        t = src.transform
+        plain = t.is_identity or ("srcwin=" in href and (t.a, t.b, t.d, t.e) == (1, 0, 0, 1))
         return RasterHeader(
             href=href,
             driver=src.driver,

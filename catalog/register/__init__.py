@@ -16,6 +16,7 @@ from catalog.formats.sen1floods11 import LABEL_CLASSES, LABEL_NODATA, labels_of
 from catalog.register.catalogue import load, save
 from catalog.register.items import item_of
 from catalog.register.rasters import dem_item, label_item
+from catalog.sensors import SENSORS
 
 __all__ = ["Registration", "load", "register", "register_dem", "register_labels"]
 
@@ -126,7 +127,7 @@ def recognise(folder: Path) -> tuple[Product, ...]:
     raise UnknownProduct(
         "a folder holds neither a metadata file we know nor tags that stand for one",
         item=str(folder),
-        enough="a Sentinel-2 or Sentinel-1 GRD SAFE, a Landsat MTL, a Gaofen-3 meta.xml, an IMD or Capella tags",
+        enough=f"a product of {', '.join(SENSORS)}, with the metadata files it was delivered with",
         todo="name the product's own folder, with the metadata files it was delivered with",
     )
 

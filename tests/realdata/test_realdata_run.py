@@ -67,7 +67,9 @@ def test_sentinel2_of_an_old_baseline_has_no_offset(run: tuple[Path, Finished]) 
         found["data"].sel(band="B03").values[0], np.where(dn == 0, np.nan, dn / 1e4), rtol=0, atol=1e-6
     )
     (provenance,) = found.attrs["provenance"].values()
-    assert provenance["source"] == "baseline 02.06"
+    assert provenance["source"] == "baseline 02.06 (TILE_ID of metadata.xml)"
+    assert provenance["offset_confidence"] == "certain"
+    assert set(provenance["offset_dn"].values()) == {0.0}
 
 
 @pytest.mark.xdist_group("real-products")
