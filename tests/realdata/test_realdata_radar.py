@@ -17,7 +17,7 @@ from catalog.calibrate import polarimetry
 from catalog.calibrate.constants import calibrate, provenance
 from catalog.errors import MetadataError
 from catalog.formats import geometry_of, sentinel1_slc
-from catalog.geocode import image_coordinates
+from catalog.geocode import image_coordinates, place_by_orbit
 from catalog.metadata import sentinel1, sentinel1_bursts, sentinel1_luts
 from catalog.read import read_native
 from catalog.register import register
@@ -124,6 +124,21 @@ def test_bursts_place_their_annotated_points(swaths: dict[str, Scene]) -> None:
             line, sample = image_coordinates(grid, *place)
             assert np.abs(line + k * timing.lines - points.line[inside]).max() < 0.1
             assert np.abs(sample - points.pixel[inside]).max() < 0.01
+
+
+def test_a_burst_lies_where_its_annotated_points_do(slc: Path, tmp_path: Path) -> None:
+    """Each pixel of the third burst that has an annotated point is placed, at the point's height, within a metre."""
+    (item,) = (i for i in register(slc, tmp_path).items if i.id.endswith("_IW1_B3"))
+    scene = Scene.from_item(item)
+    note = sentinel1.read_annotation(Path(scene.metadata["annotation-VH"]))
+    first, points = scene.properties["ringmoe:burst"]["first_line"], note.geolocation
+    own = np.flatnonzero((points.line >= first) & (points.line < first + scene.properties["ringmoe:burst"]["lines"]))
+    assert own.size > 10
+    for k in own:
+        origin = int(points.line[k] - first), int(points.pixel[k])
+        longitude, latitude, _ = place_by_orbit(geometry_of(scene), (2, 2), float(points.height_m[k]), origin=origin)
+        east = (longitude.values[0, 0] - points.longitude_deg[k]) * np.cos(np.radians(points.latitude_deg[k]))
+        assert 111_320 * np.hypot(east, latitude.values[0, 0] - points.latitude_deg[k]) < 1.0
 
 
 def test_slc_keeps_its_noise_level(swaths: dict[str, Scene]) -> None:
