@@ -94,9 +94,7 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
         seen = seen or bool(look.data.notnull().any())
         usable.append(float(cube.usable(look.quality).mean()))
         shifts.append(shift or {"scene": scene.id, "verdict": "not attempted", "reason": _why_not(unit, scene)})
-        looks.append(
-            replace(look, data=look.data[:, :0, :0], quality=look.quality[:0, :0], geolocation=None, layers={})
-        )
+        looks.append(_spent(look))
     if not seen:
         raise CubeError(
             "no scene leaves a valid pixel in this tile",
@@ -107,6 +105,17 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
     attrs = cube.attributes(_description(unit, looks, shifts))
     cube.finish(store, {**attrs, "platform": unit.scenes[0].platform, "usable_share": usable})
     return cube.open(store)
+
+
+def _spent(look: Look) -> Look:
+    """A look whose pixels are written: its words without its arrays, which a view would keep alive."""
+    return replace(
+        look,
+        data=look.data[:, :0, :0].copy(),
+        quality=look.quality[:0, :0].copy(),
+        geolocation=None,
+        layers={},
+    )
 
 
 def _blank(unit: Unit, first: Look) -> xr.Dataset:
