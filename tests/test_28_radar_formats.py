@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pystac
 import pytest
 import rasterio
 import tiny_products
 import tiny_radar as tiny
 import xarray as xr
+from rasterio.warp import transform_bounds
 
 from catalog import laws
 from catalog.calibrate.constants import calibrate, provenance
@@ -222,3 +225,29 @@ def test_capella_extended_json_gives_factor_radiometry_and_noise(tmp_path: Path)
     assert provenance(laws.constants_of(scene, ["HH", "VV"]))["noise_level_db"] == {"HH": -19.5, "VV": -20.5}
     assert (scene.platform, scene.properties["sar:instrument_mode"]) == ("capella-5", "stripmap")
     assert scene.properties["start_datetime"] == "2024-06-18T10:00:00.250000Z"
+
+
+def test_a_terrain_corrected_archive_ships_power(tmp_path: Path) -> None:
+    """Level RTC: the stored float32 is gamma nought, negatives included; -32768 and exact zeros are no data."""
+    stored = np.full((1, 40, 50), 0.25, "float32")
+    stored[0, 3, 4], stored[0, 5, 6], stored[0, 7, 8] = -32768.0, 0.0, -0.01
+    path = tiny_products.write_tif(tmp_path / "vv.tif", stored, crs=tiny_products.UTM, nodata=-32768.0)
+    with rasterio.open(path) as source:
+        place = tuple(source.transform)[:6]
+        west, south, east, north = transform_bounds(source.crs, "EPSG:4326", *source.bounds)
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    about = {"platform": "sentinel-1a", "processing:level": "RTC", "ringmoe:geolocation": "affine"}
+    shape = {"type": "Polygon", "coordinates": [ring]}
+    item = pystac.Item("S1A_RTC", shape, [west, south, east, north], datetime(2024, 6, 17, tzinfo=UTC), about)
+    asset = pystac.Asset(str(path), roles=["data"])
+    asset.extra_fields = {"bands": [{"name": "VV"}], "proj:code": tiny_products.UTM, "proj:shape": [40, 50]}
+    asset.extra_fields |= {"proj:transform": list(place), "data_type": "float32", "nodata": -32768.0}
+    item.add_asset("vv", asset)
+    scene = Scene.from_item(item)
+    _, power = calibrated(scene)
+    assert (scene.quantity, power.attrs["quantity"]) == ("gamma_nought", "gamma_nought")
+    assert np.isnan(power.values[0, 3, 4])
+    assert np.isnan(power.values[0, 5, 6])
+    assert power.values[0, 7, 8] == np.float32(-0.01)
+    assert int(np.isnan(power.values).sum()) == 2
+    assert provenance(laws.constants_of(scene, ["VV"]))["law"] == "the stored number"

@@ -3,6 +3,7 @@
 from catalog.calibrate.backscatter import (
     backscatter_from_amplitude,
     backscatter_from_constant,
+    power_as_stored,
     power_from_db,
     power_to_db,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "from_valid",
     "interpolate_lut",
     "noise_power",
+    "power_as_stored",
     "power_from_db",
     "power_to_db",
     "radiance_from_dn",

@@ -167,6 +167,27 @@ def power_from_db(db: xr.DataArray, quantity: str = "sigma_nought") -> xr.DataAr
     return described(10 ** (db / 10), quantity, "1", db)
 
 
+def power_as_stored(power: xr.DataArray, quantity: str = "gamma_nought") -> xr.DataArray:
+    """Linear power of a product that ships it: the stored number, and nothing where that is exactly 0.
+
+    No echo and no noise is exactly 0; terrain-corrected archives hold scenes that somebody filled with zeros
+    (https://github.com/microsoft/PlanetaryComputer/issues/493).
+
+    Parameters
+    ----------
+    power
+        (band, y, x), float, NaN where nothing was measured; may be lazy.
+    quantity
+        sigma_nought, beta_nought or gamma_nought.
+
+    Returns
+    -------
+    DataArray (band, y, x), float32, linear power; negatives stay.
+    """
+    power = real_dn(power)
+    return described(power.where(power != 0), quantity, "1", power)
+
+
 def power_to_db(power: xr.DataArray) -> xr.DataArray:
     """Decibels, for display only: 10 log10(power); NaN where the power is not above 0.
 

@@ -112,6 +112,16 @@ class Decibels:
 
 
 @dataclass(frozen=True)
+class LinearPower:
+    """Power that is stored as itself."""
+
+    source: str
+    """What says so."""
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """As in ReflectanceScale."""
+
+
+@dataclass(frozen=True)
 class AmplitudeFactor:
     """S = DN factor, complex: the phase stays, |S|^2 is the quantity."""
 
@@ -141,6 +151,7 @@ Calibration = (
     | BackscatterTables
     | BackscatterConstant
     | Decibels
+    | LinearPower
     | AmplitudeFactor
     | AmplitudeTables
 )
@@ -191,6 +202,8 @@ def calibrate(dn: xr.DataArray, constants: Calibration, quantity: str) -> xr.Dat
             return backscatter.backscatter_from_constant(dn, constants.constant_db, quantity)
         case Decibels():
             return backscatter.power_from_db(dn, quantity)
+        case LinearPower():
+            return backscatter.power_as_stored(dn, quantity)
         case AmplitudeFactor():
             return complex_amplitude.complex_from_scale(dn, constants.factor, quantity)
         case AmplitudeTables():
@@ -219,6 +232,7 @@ _LAWS: Mapping[type, str] = {
     BackscatterTables: "(DN^2 - noise) / A^2",
     BackscatterConstant: "DN^2 10^(K / 10)",
     Decibels: "10^(dB / 10)",
+    LinearPower: "the stored number",
     AmplitudeFactor: "S = DN factor",
     AmplitudeTables: "S = DN / A",
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from catalog.calibrate.constants import BackscatterTables, GainVectors, NoiseVectors
+from catalog.calibrate.constants import BackscatterTables, GainVectors, LinearPower, NoiseVectors
 from catalog.calibrate.lut import AzimuthBlock
 from catalog.errors import MetadataError, UnknownProduct
 from catalog.formats.product import ExpectedGrid, Product, ProductFile
@@ -67,8 +67,13 @@ def tables_beside(annotation: Path, polarisation: str) -> dict[str, Path]:
     return found | ({f"noise-{polarisation}": noise} if noise.exists() else {})
 
 
-def calibration(scene: Scene, bands: Sequence[str]) -> BackscatterTables | None:
-    """The tables of the scene's quantity, and of the noise where all polarisations have one; None without tables."""
+def calibration(scene: Scene, bands: Sequence[str]) -> BackscatterTables | LinearPower | None:
+    """The tables of the scene's quantity, and of the noise where all polarisations have one; None without tables.
+
+    A terrain-corrected archive (level RTC) ships linear power.
+    """
+    if scene.level == "RTC":
+        return LinearPower("processing:level RTC: linear power, terrain corrected by the provider")
     tables = calibration_tables(scene, bands)
     if not tables:
         return None
