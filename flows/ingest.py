@@ -182,6 +182,8 @@ def runner(where: Where) -> Any:
 
     if where.dask_address:
         return DaskTaskRunner(address=where.dask_address)
+    # Workers take this over: their profiler's sys._current_frames can deadlock one (CPython gh-106883, seen on 3.11.7).
+    dask.config.set({"distributed.worker.profile.enabled": False})
     return DaskTaskRunner(
         cluster_kwargs={
             "n_workers": where.workers,
