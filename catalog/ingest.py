@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from catalog import coregister, cube, publish, quantify
+from catalog import cube, publish, quantify
 from catalog.errors import CatalogError, CubeError
 from catalog.ledger import Ledger, no_space_left
+from catalog.matching import Matcher
 from catalog.quantify import Look
-from catalog.scene import Scene
 from catalog.sensors import SENSORS, Sensor
-from catalog.units import REFERENCE_SENSOR, Unit
-
-MATCH_M = 10.0
-"""Pixel size at which shifts are measured."""
+from catalog.units import Unit
 
 
 def ingest(unit: Unit, ledger: Ledger) -> dict[str, Any]:
@@ -79,21 +76,19 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
     CubeError
         When no scene leaves a valid pixel.
     """
-    matched = _Matcher(unit)
+    matcher = Matcher(unit)
     looks: list[Look] = []
-    shifts: list[dict[str, Any]] = []
+    shifts: list[Mapping[str, Any]] = []
     seen, usable = False, []
     for index, scene in enumerate(unit.scenes):
-        shift = matched.shift(scene)
-        accepted = shift is not None and shift["verdict"] == "accepted"
-        move = (float(shift["dx_m"]), float(shift["dy_m"])) if accepted and shift else (0.0, 0.0)
-        look = quantify.look(scene, unit.tile, unit.how, shift_m=move)
+        match = matcher.match(scene)
+        look = quantify.look(scene, unit.tile, unit.how, shift_m=match.move)
         if index == 0:
             cube.create(store, _blank(unit, look))
         cube.write_look(store, index, look.data, look.quality, look.layers)
         seen = seen or bool(look.data.notnull().any())
         usable.append(float(cube.usable(look.quality).mean()))
-        shifts.append(shift or {"scene": scene.id, "verdict": "not attempted", "reason": _why_not(unit, scene)})
+        shifts.append(match.record)
         looks.append(_spent(look))
     if not seen:
         raise CubeError(
@@ -140,7 +135,7 @@ def _blank(unit: Unit, first: Look) -> xr.Dataset:
     return cube.assemble(description, data, quality, first.geolocation, layers)
 
 
-def _description(unit: Unit, looks: Sequence[Look], shifts: Sequence[dict[str, Any]]) -> cube.Description:
+def _description(unit: Unit, looks: Sequence[Look], shifts: Sequence[Mapping[str, Any]]) -> cube.Description:
     sensor: Sensor = SENSORS[unit.sensor]
     return cube.Description(
         sensor=unit.sensor,
@@ -159,54 +154,9 @@ def _description(unit: Unit, looks: Sequence[Look], shifts: Sequence[dict[str, A
     )
 
 
-def _why_not(unit: Unit, scene: Scene) -> str:
-    if unit.tile is None:
-        return "the cube stays in radar geometry"
-    if unit.reference is None:
-        return f"no {REFERENCE_SENSOR} scene over this tile"
-    return "this scene is the reference" if scene.id == unit.reference.id else "the tile is the scene's own raster"
-
-
-class _Matcher:
-    """Measures shifts onto the reference of a unit, whose image is read once."""
-
-    def __init__(self, unit: Unit) -> None:
-        self.unit = unit
-        self._reference: quantify.MatchImage | None = None
-
-    def shift(self, scene: Scene) -> dict[str, Any] | None:
-        """The measured shift of a scene onto its tile's reference, JSON-able; None where none is measured."""
-        unit = self.unit
-        if unit.tile is None or unit.reference is None or scene.id == unit.reference.id:
-            return None
-        if unit.tile.id.startswith("native_"):
-            return None
-        grid = unit.tile.geobox
-        grid = grid.zoom_to(resolution=MATCH_M) if grid.resolution.x < MATCH_M else grid
-        if self._reference is None:
-            self._reference = quantify.match_image(unit.reference, grid, unit.how)
-        moving = quantify.match_image(scene, grid, unit.how)
-        shift = coregister.estimate_shift(
-            self._reference.data,
-            moving.data,
-            self._reference.usable,
-            moving.usable,
-            float(grid.resolution.x),
-            method="structure",  # fields turn from darker to brighter than their neighbours between dates, too
-        )
-        return {"scene": scene.id, "reference": unit.reference.id, "pixel_m": float(grid.resolution.x), **_plain(shift)}
-
-
 def _relative(href: str, folder: Path) -> str:
     """A link to a scene from a cube's folder; addresses on the web, and bare ids, stay as they are."""
     return href if "://" in href or not os.path.isabs(href) else Path(os.path.relpath(href, folder)).as_posix()
-
-
-def _plain(shift: coregister.Shift) -> dict[str, Any]:
-    """A shift as JSON takes it: rounded, and None where nothing was measured."""
-    return {
-        k: (round(v, 4) if np.isfinite(v) else None) if isinstance(v, float) else v for k, v in asdict(shift).items()
-    }
 
 
 def _footprint(unit: Unit) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from catalog.calibrate import lut, quality
 from catalog.calibrate.bands import line_numbers
 from catalog.calibrate.border import border_noise
 from catalog.calibrate.constants import BackscatterTables, Calibration
+from catalog.displacement import Move
 from catalog.scene import Scene
 from catalog.sensors import SENSORS, Quality
 
@@ -26,7 +27,7 @@ themselves (QA_PIXEL holds dilated cloud already); 100 to 200 m take in most sof
 
 
 def quality_of(
-    scene: Scene, grid: GeoBox, valid: xr.DataArray, shift_m: tuple[float, float], *, dilate_m: float = DILATE_M
+    scene: Scene, grid: GeoBox, valid: xr.DataArray, shift_m: Move, *, dilate_m: float = DILATE_M
 ) -> xr.DataArray:
     """What every pixel of a grid is good for, by the layers that the scene ships.
 
@@ -127,7 +128,7 @@ def of_edges(scene: Scene, valid: xr.DataArray, flag: xr.DataArray, note: str) -
 
 
 def with_saturation(
-    seen: xr.DataArray, scene: Scene, dn: xr.DataArray, grid: GeoBox, shift_m: tuple[float, float], engine: str
+    seen: xr.DataArray, scene: Scene, dn: xr.DataArray, grid: GeoBox, shift_m: Move, engine: str
 ) -> xr.DataArray:
     """The quality, SATURATED where a band's nearest pixel holds the largest number of its type.
 

@@ -15,6 +15,7 @@ from catalog import laws, read
 from catalog.calibrate import quality
 from catalog.calibrate.constants import calibrate, provenance
 from catalog.calibrate.offset import Policy
+from catalog.displacement import Move
 from catalog.errors import GeolocationError
 from catalog.formats import geometry_of
 from catalog.geocode import (
@@ -97,9 +98,7 @@ class MatchImage:
 AS_USUAL = Reading()
 
 
-def look(
-    scene: Scene, tile: Tile | None, how: Reading = AS_USUAL, *, shift_m: tuple[float, float] = (0.0, 0.0)
-) -> Look:
+def look(scene: Scene, tile: Tile | None, how: Reading = AS_USUAL, *, shift_m: Move = (0.0, 0.0)) -> Look:
     """Calibrate a scene and bring it onto a tile in one resampling; without a tile it stays in radar geometry.
 
     Parameters
@@ -131,9 +130,7 @@ def match_image(scene: Scene, grid: GeoBox, how: Reading) -> MatchImage:
     return MatchImage(np.where(usable, values, 0.0).astype(np.float32), usable)
 
 
-def _on_grid(
-    scene: Scene, grid: GeoBox, shift_m: tuple[float, float], how: Reading, bands: list[str] | None = None
-) -> Look:
+def _on_grid(scene: Scene, grid: GeoBox, shift_m: Move, how: Reading, bands: list[str] | None = None) -> Look:
     """Real numbers onto a map grid, by what places the scene's pixels."""
     names = bands or list(scene.bands)
     if scene.geolocation == "radar-grid":
@@ -145,7 +142,7 @@ def _on_grid(
     return _warped(scene, grid, shift_m, how, names)
 
 
-def _warped(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], how: Reading, names: list[str]) -> Look:
+def _warped(scene: Scene, grid: GeoBox, shift_m: Move, how: Reading, names: list[str]) -> Look:
     """An affine optical product: read on the grid, then the affine law, which commutes with resampling."""
     constants = laws.constants_of(scene, names, how.offset_policy)
     own = _same_grid(scene, grid) and shift_m == (0.0, 0.0)
@@ -158,7 +155,7 @@ def _warped(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], how: Readi
     return Look(data, seen, scene.quantity, _gsd(grid, scene), provenance(constants), notes)
 
 
-def _power_on_map(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], how: Reading, names: list[str]) -> Look:
+def _power_on_map(scene: Scene, grid: GeoBox, shift_m: Move, how: Reading, names: list[str]) -> Look:
     """Geocoded backscatter: calibrated on its own raster, then resampled, because amplitudes have no mean power."""
     constants = laws.constants_of(scene, names)
     dn = read.read_native(scene, names, chunks=CHUNKS)
@@ -169,7 +166,7 @@ def _power_on_map(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], how:
     return Look(placed, seen, scene.quantity, _gsd(grid, scene), provenance(constants), seen.attrs["notes"])
 
 
-def _geocoded(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], how: Reading, names: list[str]) -> Look:
+def _geocoded(scene: Scene, grid: GeoBox, shift_m: Move, how: Reading, names: list[str]) -> Look:
     """A detected product in ground range: calibrated in its own geometry, then placed by orbit and height."""
     in_metres = grid.crs is not None and grid.crs.projected
     _refuse_flattening(scene, how, in_metres)
@@ -209,7 +206,7 @@ def _refuse_flattening(scene: Scene, how: Reading, in_metres: bool) -> None:
         )
 
 
-def _by_rpc(scene: Scene, grid: GeoBox, shift_m: tuple[float, float], how: Reading, names: list[str]) -> Look:
+def _by_rpc(scene: Scene, grid: GeoBox, shift_m: Move, how: Reading, names: list[str]) -> Look:
     """An optical product in image geometry: calibrated there, then placed by rational polynomials and height."""
     constants = laws.constants_of(scene, names)
     values = calibrate(read.read_native(scene, names, chunks=CHUNKS), constants, scene.quantity)

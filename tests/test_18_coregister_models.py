@@ -7,14 +7,16 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.ndimage import shift as spline_shift
 
-from catalog.coregister import Deformation, Shift, estimate_shift, moved_grid, warp
-from catalog.coregister.deformation import Ties, basis, choose, fit, rmse
-from catalog.errors import GridError
+from catalog.coregister import Shift, estimate_shift
+from catalog.coregister.models import Ties, choose, fit, squares
+from catalog.displacement import Displacement, Model, basis, moved_grid, unmoved
+from catalog.geocode import resample_map
 
 SIZE, PIXEL_M = 384, 10.0
 ALL = np.ones((SIZE, SIZE), dtype=bool)
@@ -40,10 +42,10 @@ def linear(rows_px: tuple[float, float, float], columns_px: tuple[float, float, 
 
 def as_displacement(shift: Shift) -> np.ndarray:
     """(2, y, x) rows and columns in pixels by which the reference's pixel is found displaced in the moving image."""
-    assert shift.deformation is not None
-    side = round(shift.deformation.width_m / PIXEL_M)
+    assert shift.displacement is not None
+    side = round(shift.displacement.size_m[0] / PIXEL_M)
     rows, columns = np.mgrid[:side, :side] - (side - 1) / 2
-    dx_m, dy_m = shift.deformation.at(columns * PIXEL_M, -rows * PIXEL_M)
+    dx_m, dy_m = shift.displacement.at(columns * PIXEL_M, -rows * PIXEL_M)
     return np.stack([dy_m, -dx_m]) / PIXEL_M
 
 
@@ -54,7 +56,7 @@ def test_a_pure_shift_stays_a_shift() -> None:
     displacement = linear((1.3, 0, 0), (-2.2, 0, 0))
     noisy = bent(image, displacement) + 0.1 * image.std() * rng.standard_normal(ALL.shape)
     shift = estimate_shift(bent(image, 0 * displacement), noisy, ALL, ALL, PIXEL_M, models=EVERY)
-    assert (shift.verdict, shift.model, shift.deformation) == ("accepted", "shift", None)
+    assert (shift.verdict, shift.model, shift.displacement) == ("accepted", "shift", None)
     assert (shift.dx_m, shift.dy_m) == pytest.approx((-22.0, -13.0), abs=0.5)
     assert shift.rmse_after_px < 0.2 < shift.rmse_before_px
 
@@ -86,38 +88,68 @@ def test_a_wave_is_found_as_a_field() -> None:
     shift = estimate_shift(bent(image, -truth), bent(image, 0 * truth), usable, usable, PIXEL_M, models=EVERY)
     assert (shift.verdict, shift.model) == ("accepted", "field")
     assert np.median(np.hypot(*(as_displacement(shift) + truth))) < 0.2
-    with pytest.raises(GridError):
-        moved_grid(GeoBox(ALL.shape, Affine(10, 0, 5e5, 0, -10, 5e6), "EPSG:32633"), shift)
+    assert moved_grid(box_of(side), shift.move()) is None
 
 
-def test_one_warp_brings_the_image_onto_the_reference() -> None:
-    """After the warp by the affine the images differ a third as much as after the best shift, and NaN stays NaN."""
+@pytest.mark.parametrize("model", ["affine", "field"])
+def test_one_resampling_brings_the_image_onto_the_reference(model: Model) -> None:
+    """By place the images differ a third as much as after the best shift, and what was not measured stays so."""
     image = texture(np.random.default_rng(4))
     truth = linear((2.0, 0.9, 1.3), (1.0, -1.3, 0.9))
     still, moving = bent(image, -truth), bent(image, 0 * truth)
     usable = ALL.copy()
     usable[100:140, 200:260] = False
     left = {}
-    for models in (("shift",), EVERY):
+    for models in (("shift",), ("shift", model)):
         shift = estimate_shift(still, moving, ALL, usable, PIXEL_M, models=models)
-        warped = warp(moving, usable, shift, PIXEL_M)
+        assert shift.model == models[-1]
+        warped = resampled(np.where(usable, moving, np.nan), shift)
         assert 2000 < np.isnan(warped).sum() < 8000
-        left[models] = float(np.nanstd(warped - still))
-    assert left[EVERY] < left[("shift",)] / 3
+        left[models[-1]] = float(np.nanstd(warped - still))
+    assert left[model] < left["shift"] / 3
 
 
-def test_an_affine_folded_into_a_grid_says_the_same_as_the_warp() -> None:
-    """The moved grid's pixel centres are those that the warp samples."""
+def box_of(side: int) -> GeoBox:
+    return GeoBox((side, side), Affine(PIXEL_M, 0, 5e5, 0, -PIXEL_M, 5e6), "EPSG:32633")
+
+
+def resampled(image: np.ndarray, shift: Shift) -> np.ndarray:
+    """The image where the reference shows it, as the pipeline brings it there."""
+    box = box_of(len(image))
+    x, y = box.affine * (len(image) / 2, len(image) / 2)
+    where = {"transform": tuple(box.affine)[:6], "crs": "EPSG:32633"}
+    values = xr.DataArray(image[None], dims=("band", "y", "x"), coords={"band": ["B04"]}, attrs=where)
+    return resample_map(values, box, shift_m=shift.move((x, y))).values[0]
+
+
+def test_an_affine_folded_into_a_grid_says_the_same_by_place() -> None:
+    """The moved grid's pixel centres are where the displacement says that the scene shows them; so for a shift."""
     box = GeoBox((300, 400), Affine(10, 0, 5e5, 0, -10, 5e6), "EPSG:32633")
-    deformation = Deformation("affine", 4000.0, 3000.0, (12.0, 3.0, -4.0), (-7.0, 2.0, 5.0))
-    shift = Shift(12.0, -7.0, 0.1, 30, "gradient", "accepted", 1.0, 0.1, model="affine", deformation=deformation)
-    grid = moved_grid(box, shift)
-    for column, row in ((0, 0), (399, 0), (20, 250), (199.5, 149.5)):
-        x, y = box.affine * (column + 0.5, row + 0.5)
-        dx_m, dy_m = deformation.at(np.array([x - 5e5 - 2000]), np.array([y - 5e6 + 1500]))
-        assert grid.affine * (column + 0.5, row + 0.5) == pytest.approx((x - dx_m[0], y - dy_m[0]), abs=1e-6)
-    plain = moved_grid(box, Shift(12.0, -7.0, 0.1, 30, "gradient", "accepted", 1.0, 0.1))
-    assert tuple(plain.affine)[:6] == pytest.approx((10, 0, 5e5 - 12, 0, -10, 5e6 + 7))
+    rows, columns = np.mgrid[:300:50, :400:70] + 0.5
+    x, y = box.affine * (columns, rows)
+    for move in (
+        Displacement("affine", (12.0, 3.0, -4.0), (-7.0, 2.0, 5.0), (4000.0, 3000.0), (502_000.0, 4_998_500.0)),
+        Displacement("shift", (12.0,), (-7.0,), (4000.0, 3000.0)),
+        (12.0, -7.0),
+    ):
+        grid = moved_grid(box, move)
+        assert grid is not None
+        np.testing.assert_allclose(grid.affine * (columns, rows), unmoved(x, y, move), rtol=0, atol=1e-6)
+    assert tuple(grid.affine)[:6] == (10, 0, 5e5 - 12, 0, -10, 5e6 + 7)
+
+
+@pytest.mark.parametrize("model", ["shift", "affine", "field"])
+def test_a_displacement_sums_the_functions_that_were_fitted(model: Model) -> None:
+    """By place it is what the fit's basis gives; beyond the area a field keeps its border's value."""
+    rng = np.random.default_rng(0)
+    places = rng.uniform(-1, 1, (40, 2))
+    terms = rng.standard_normal((basis(places, model).shape[1], 2))
+    move = Displacement(model, tuple(terms[:, 0]), tuple(terms[:, 1]), (4000.0, 3000.0), (7e5, 5e6))
+    x, y = 7e5 + 2000 * places[:, 0], 5e6 + 1500 * places[:, 1]
+    np.testing.assert_allclose(np.stack(move.at(x, y), -1), basis(places, model) @ terms, rtol=0, atol=1e-9)
+    if model == "field":
+        out, edge = (move.at(np.array([7e5 + e]), np.array([5e6])) for e in (9000.0, 2000.0))
+        assert out == edge
 
 
 def test_a_fit_ignores_wild_tie_points() -> None:
@@ -142,7 +174,7 @@ def test_tie_points_held_out_choose_the_model() -> None:
     for bend, slope, model in ((0, 0, "shift"), (0, 1.0, "affine"), (1.5, 0.0, "field")):
         fitted, held = drawn(90, bend, slope), drawn(90, bend, slope)
         assert choose(fitted, held, EVERY) == model
-        assert rmse(held, fit(fitted, model), model) < 0.25
+        assert np.sqrt(squares(held, fit(fitted, model), model).mean()) < 0.25
     assert choose(drawn(5, 0, 1.0), drawn(5, 0, 1.0), EVERY) == "shift"
 
 
@@ -154,7 +186,7 @@ def test_unrelated_images_get_no_deformation() -> None:
             texture(rng, 256), texture(rng, 256), ALL[:256, :256], ALL[:256, :256], 1.0, models=EVERY
         )
         assert shift.verdict != "accepted"
-        assert (shift.dx_m, shift.dy_m, shift.deformation) == (0.0, 0.0, None)
+        assert (shift.dx_m, shift.dy_m, shift.displacement) == (0.0, 0.0, None)
 
 
 def test_an_edge_that_no_mask_names_does_not_lead_the_match() -> None:
@@ -173,5 +205,5 @@ def test_a_shift_is_recorded_as_json_takes_it() -> None:
     shift = estimate_shift(bent(image, -truth), bent(image, 0 * truth), ALL, ALL, PIXEL_M, models=("shift", "affine"))
     record = json.loads(json.dumps(asdict(shift)))
     assert record["model"] == "affine"
-    assert len(record["deformation"]["dx_m"]) == 3
+    assert len(record["displacement"]["dx_m"]) == 3
     assert record["rmse_after_px"] <= record["rmse_before_px"]

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from catalog.coregister.deformation import Deformation, Model, Ties, basis, choose, fit
 from catalog.coregister.fields import GRADIENT, STRUCTURE, Rule, Smooth, displaced, gradients, smoothed
 from catalog.coregister.match import SMALLEST_PX, Surface, chance_level, inliers, peak, pooled, surface, windows_of
+from catalog.coregister.models import Ties, choose, fit
 from catalog.coregister.shift import Method, Shift
+from catalog.displacement import Displacement, Model, basis
 from catalog.errors import GridError
 
 REFINEMENTS = 2
@@ -57,7 +58,7 @@ def estimate_shift(
     Returns
     -------
     Shift with dx_m, dy_m to add to the moving scene's map coordinates; zeros unless accepted; with the
-    deformation where a larger model was asked for and confirmed.
+    displacement by place where a larger model was asked for and confirmed.
 
     Raises
     ------
@@ -185,7 +186,7 @@ def _deformed(shift: Shift, ties: list[Ties], found: _Found, models: Sequence[Mo
         after_px=float(np.median(after_px)),
         rmse_after_px=_rms(after_px),
         model=model,
-        deformation=Deformation(model, width_m, height_m, tuple(map(float, -columns)), tuple(map(float, rows))),
+        displacement=Displacement(model, tuple(map(float, -columns)), tuple(map(float, rows)), (width_m, height_m)),
     )
 
 

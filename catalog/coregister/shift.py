@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from catalog.coregister.deformation import Deformation
+from catalog.displacement import Displacement, Model, Move
 
 Method = Literal["auto", "gradient", "structure"]
 Verdict = Literal["accepted", "rejected", "not estimable"]
@@ -37,8 +37,14 @@ class Shift:
     """Root mean square distance of the tie points held out before anything is moved; NaN unless measured."""
     rmse_after_px: float = float("nan")
     """The same after the model that was chosen; never above rmse_before_px where accepted."""
-    model: str = "shift"
+    model: Model = "shift"
     """shift, affine or field: the one that the tie points held out bear out, of those asked for."""
-    deformation: Deformation | None = None
-    """Displacement as a function of place where the model is more than a shift; its value at the centre may differ
+    displacement: Displacement | None = None
+    """By place, from the centre of the grid, where the model is more than a shift; its value at the centre may differ
     from dx_m, dy_m, which stay the best single shift."""
+
+    def move(self, centre_m: tuple[float, float] = (0.0, 0.0)) -> Move:
+        """What to move the scene by on a map, where the centre of the grid lies at `centre_m`."""
+        if self.displacement is None:
+            return self.dx_m, self.dy_m
+        return replace(self.displacement, centre_m=centre_m)

@@ -11,13 +11,13 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from rasterio.rpc import RPC
 
+from catalog.displacement import Move
 from catalog.errors import GeolocationError
 from catalog.geocode.range_doppler import RadarGrid, image_coordinates, incidence_angle
 from catalog.geocode.rpc_forward import check_rpc, image_of, moved_by_height_m
-from catalog.geocode.sampling import places, row_blocks, sample
+from catalog.geocode.sampling import Resampling, places, row_blocks, sample
 
 USE_UTM = "take a tile of catalog.grid"
-Shift = tuple[float, float]
 _Where = Callable[[slice], tuple[np.ndarray, np.ndarray]]
 
 
@@ -27,7 +27,7 @@ def geocode(
     geobox: GeoBox,
     height: xr.DataArray | None,
     *,
-    shift_m: Shift = (0.0, 0.0),
+    shift_m: Move = (0.0, 0.0),
 ) -> xr.DataArray:
     """Calibrated power from radar geometry onto a map grid, in one bilinear resampling.
 
@@ -45,7 +45,7 @@ def geocode(
         (y, x) metres above the WGS 84 ellipsoid on `geobox`, NaN where unknown; None takes the ellipsoid itself, and
         the result's attributes say so with the displacement to expect.
     shift_m
-        dx, dy to add to the scene's map coordinates, as coregister.Shift measures it.
+        Metres to add to the scene's map coordinates, everywhere or by place, as coregister.Shift measures them.
 
     Returns
     -------
@@ -73,7 +73,7 @@ def geocode_by_rpc(
     geobox: GeoBox,
     height: xr.DataArray | None,
     *,
-    shift_m: Shift = (0.0, 0.0),
+    shift_m: Move = (0.0, 0.0),
 ) -> xr.DataArray:
     """Pixels of an image that rational polynomials place, onto a map grid in one bilinear resampling.
 
@@ -114,8 +114,10 @@ def geocode_by_rpc(
     return _resampled(values, geobox, shift_m, where, {"terrain": note})
 
 
-def resample_map(values: xr.DataArray, geobox: GeoBox, *, shift_m: Shift = (0.0, 0.0)) -> xr.DataArray:
-    """Pixels of a geocoded raster onto another map grid, in one bilinear resampling.
+def resample_map(
+    values: xr.DataArray, geobox: GeoBox, *, shift_m: Move = (0.0, 0.0), resampling: Resampling = "bilinear"
+) -> xr.DataArray:
+    """Pixels of a geocoded raster onto another map grid, in one resampling: bilinear, or nearest for classes.
 
     For quantities whose digital numbers must not be mixed: calibrated to power first, then resampled.
 
@@ -146,7 +148,7 @@ def resample_map(values: xr.DataArray, geobox: GeoBox, *, shift_m: Shift = (0.0,
         column, row = to_pixel.a * x + to_pixel.b * y + to_pixel.c, to_pixel.d * x + to_pixel.e * y + to_pixel.f
         return _settled(row - 0.5), _settled(column - 0.5)
 
-    return _resampled(values, geobox, shift_m, where, {})
+    return _resampled(values, geobox, shift_m, where, {}, resampling)
 
 
 def _settled(position: np.ndarray) -> np.ndarray:
@@ -156,14 +158,19 @@ def _settled(position: np.ndarray) -> np.ndarray:
 
 
 def _resampled(
-    values: xr.DataArray, geobox: GeoBox, shift_m: Shift, where: _Where, attrs: dict[str, str]
+    values: xr.DataArray,
+    geobox: GeoBox,
+    shift_m: Move,
+    where: _Where,
+    attrs: dict[str, str],
+    resampling: Resampling = "bilinear",
 ) -> xr.DataArray:
     """The values at the rows and columns that `where` gives for blocks of rows of the grid."""
     if shift_m != (0.0, 0.0) and geobox.crs is not None and geobox.crs.geographic:
         raise _refused("a shift in metres cannot move a grid in degrees", str(geobox.crs), "a projected grid", USE_UTM)
     out = np.full((values.sizes["band"], *geobox.shape), np.nan, dtype="float32")
     for rows in row_blocks(geobox.shape[0]):
-        out[:, rows] = sample(values, *where(rows))
+        out[:, rows] = sample(values, *where(rows), resampling)
     kept = {k: v for k, v in values.attrs.items() if k not in ("transform", "crs")}
     return xr.DataArray(
         out,

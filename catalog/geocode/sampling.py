@@ -11,6 +11,8 @@ from odc.geo.geobox import GeoBox
 from pyproj import Transformer
 from scipy.ndimage import map_coordinates
 
+from catalog.displacement import Move, unmoved
+
 Resampling = Literal["nearest", "bilinear"]
 
 BLOCK_ROWS = 256
@@ -58,11 +60,11 @@ def row_blocks(rows: int, size: int = BLOCK_ROWS) -> Iterator[slice]:
 
 
 def places(
-    geobox: GeoBox, rows: slice, shift_m: tuple[float, float] = (0.0, 0.0), crs: str = "EPSG:4326"
+    geobox: GeoBox, rows: slice, shift_m: Move = (0.0, 0.0), crs: str = "EPSG:4326"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """x and y in `crs` at which an unshifted scene shows each pixel centre of the rows; degrees, longitude first."""
+    """x and y in `crs` at which an unmoved scene shows each pixel centre of the rows; degrees, longitude first."""
     column, row = np.meshgrid(np.arange(geobox.shape[1]) + 0.5, np.arange(rows.start, rows.stop) + 0.5)
     a, b, c, d, e, f = tuple(geobox.affine)[:6]
-    x, y = a * column + b * row + c - shift_m[0], d * column + e * row + f - shift_m[1]
+    x, y = unmoved(a * column + b * row + c, d * column + e * row + f, shift_m)
     found: tuple[np.ndarray, np.ndarray] = Transformer.from_crs(geobox.crs, crs, always_xy=True).transform(x, y)
     return found

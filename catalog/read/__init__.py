@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 import xarray as xr
-from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
+from catalog.displacement import Displacement, Move, moved_grid
 from catalog.errors import AssetError, CalibrationError, FootprintError, GeolocationError, GridError
 from catalog.metadata.raster import check_complete, read_header
+from catalog.read.bent import bent_bands, bent_classes
 from catalog.read.classes import CLASS_RESAMPLINGS, Decode, coarser, warp_classes
 from catalog.read.engines import ENGINES, Chunks, bare_item, warp
 from catalog.read.files import checked, failures, method_of, no_such, same_affine
@@ -30,7 +31,7 @@ def read(
     bands: Sequence[str] | None = None,
     *,
     resampling: str = "bilinear",
-    shift_m: tuple[float, float] = (0.0, 0.0),
+    shift_m: Move = (0.0, 0.0),
     engine: str = "odc",
     chunks: Chunks = None,
 ) -> xr.DataArray:
@@ -48,7 +49,8 @@ def read(
         As GDAL calls it: nearest, bilinear, cubic, average, ... Pixels without data take no part in any of them.
     shift_m
         (dx, dy) to add to the scene's map coordinates, in the units of the grid's CRS, to bring it onto the
-        reference: what lay at (x, y) lies at (x + dx, y + dy) in the result.
+        reference: what lay at (x, y) lies at (x + dx, y + dy) in the result. Or a Displacement, by place: an affine is
+        read on a grid that holds it; a field (and with stackstac an affine too) is read at once, nearest or bilinear.
     engine
         odc (odc-stac, any grid) or stackstac (north-up grids of an EPSG code). They agree exactly where nothing is
         interpolated. odc-stac leaves a shift of less than 0.05 pixel out.
@@ -76,13 +78,15 @@ def read(
     sources = _chosen(scene, bands)
     _check_readable(scene, resampling)
     headers = {s.band: checked(scene, s) for s in sources}
-    moved = _moved(geobox, shift_m)
-    item = bare_item(scene, sources, headers)
+    moved = moved_grid(geobox, shift_m)
     names = [s.band for s in sources]
     if engine not in ENGINES:
         raise no_such("engine", engine, ENGINES)
     with failures(scene):
-        values = ENGINES[engine](item, names, moved, resampling, chunks)
+        if moved is None or (isinstance(shift_m, Displacement) and engine != "odc"):
+            values = bent_bands(sources, headers, geobox, shift_m, resampling)
+        else:
+            values = ENGINES[engine](bare_item(scene, sources, headers), names, moved, resampling, chunks)
     coords = {"band": names, **xr_coords(geobox, always_yx=True)}
     return xr.DataArray(
         values, dims=("band", "y", "x"), coords=coords, name="dn", attrs={"units": "1", "long_name": "digital number"}
@@ -94,7 +98,7 @@ def read_quality(
     geobox: GeoBox,
     layer: str,
     *,
-    shift_m: tuple[float, float] = (0.0, 0.0),
+    shift_m: Move = (0.0, 0.0),
     resampling: str | None = None,
     bands: Sequence[int] = (1,),
     decode: Decode | None = None,
@@ -141,11 +145,13 @@ def read_quality(
             item=f"{scene.id}: {source.href}",
             enough=str(max(bands)),
         )
-    moved = _moved(geobox, shift_m)
+    moved = moved_grid(geobox, shift_m)
     fill = 0 if source.nodata is None or decode else int(source.nodata)
     with failures(scene):
-        method = method_of(resampling or ("mode" if coarser(moved, header) else "nearest"))
-        if decode is None:
+        method = method_of(resampling or ("mode" if coarser(geobox, header) else "nearest"))
+        if moved is None:
+            values = bent_classes(source, header, geobox, shift_m, (bands, decode))
+        elif decode is None:
             values = warp(source.href, moved, method, np.dtype(header.dtype), source.nodata, fill)
         else:
             values = warp_classes(source.href, moved, method, bands, decode)
@@ -232,12 +238,6 @@ def _check_readable(scene: Scene, resampling: str) -> None:
             enough="nearest, or linear power",
             todo="read_native it and convert it to power first",
         )
-
-
-def _moved(geobox: GeoBox, shift_m: tuple[float, float]) -> GeoBox:
-    """Where the ground of a grid lies in a scene that is to be moved by `shift_m`."""
-    a, b, c, d, e, f = geobox.affine[:6]
-    return GeoBox(geobox.shape, Affine(a, b, c - shift_m[0], d, e, f - shift_m[1]), geobox.crs)
 
 
 def _chosen(scene: Scene, bands: Sequence[str] | None) -> list[BandSource]:

@@ -1,18 +1,14 @@
-"""Displacement as a function of place: a shift, an affine or a smooth field, fitted to tie points with outliers."""
+"""A shift, an affine or a smooth field fitted to tie points with outliers, and the choice among them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from scipy.interpolate import BSpline
 
-Model = Literal["shift", "affine", "field"]
+from catalog.displacement import KNOTS, Model, basis
 
-KNOTS = 5
-"""Cubic B-splines of a field along each axis."""
 STIFFNESS = 0.001
 """Weight of a field's squared second differences beside its squared residuals, per tie point."""
 ROUNDS = 12
@@ -20,6 +16,10 @@ LEAST_TIES: dict[Model, int] = {"shift": 2, "affine": 8, "field": 20}
 """Tie points below which a model is not tried."""
 LEAST_GAIN = 0.9
 """A model of more parameters must bring the error held out to this share of the simpler one's."""
+SURE = 2.0
+"""Standard errors by which the gain of a larger model must differ from nothing."""
+CROWD = 4.0
+"""Windows of one cell overlap: this many tie points say as much as one."""
 
 
 @dataclass(frozen=True)
@@ -30,42 +30,6 @@ class Ties:
     """(n, 2) east and north of the grid's centre, as shares of half its width and height: -1 to 1."""
     offsets: np.ndarray
     """(n, 2) rows and columns at which the moving image shows what the reference shows there, in pixels."""
-
-
-@dataclass(frozen=True)
-class Deformation:
-    """Metres to add to a scene's map coordinates, as a function of place on the grid of the reference."""
-
-    model: Model
-    """shift (constant), affine (linear in east and north) or field (cubic B-splines)."""
-    width_m: float
-    """Width of the grid that it was measured on."""
-    height_m: float
-    """Its height."""
-    dx_m: tuple[float, ...]
-    """Coefficients of the displacement east: of 1; of 1, east, north as shares of the half size; or of KNOTS squared
-    B-splines, north fastest."""
-    dy_m: tuple[float, ...]
-    """The same for the displacement north."""
-
-    def at(self, east_m: np.ndarray, north_m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Displacement east and north in metres at places given in metres from the grid's centre, any one shape."""
-        places = np.stack([np.ravel(east_m) / (self.width_m / 2), np.ravel(north_m) / (self.height_m / 2)], axis=1)
-        terms = basis(places, self.model)
-        shape = np.shape(east_m)
-        return (terms @ np.array(self.dx_m)).reshape(shape), (terms @ np.array(self.dy_m)).reshape(shape)
-
-
-def basis(places: np.ndarray, model: Model) -> np.ndarray:
-    """(n, terms) the functions of place that a model sums; places beyond the grid take the value of its border."""
-    if model == "shift":
-        return np.ones((len(places), 1))
-    if model == "affine":
-        return np.column_stack([np.ones(len(places)), places])
-    inner = np.linspace(-1, 1, KNOTS - 2)
-    knots = np.concatenate([[-1.0] * 3, inner, [1.0] * 3])
-    east, north = (BSpline.design_matrix(np.clip(places[:, k], -1, 1), knots, 3).toarray() for k in range(2))
-    return (east[:, :, None] * north[:, None, :]).reshape(len(places), -1)
 
 
 def fit(ties: Ties, model: Model) -> np.ndarray:
@@ -92,22 +56,29 @@ def fit(ties: Ties, model: Model) -> np.ndarray:
 
 
 def choose(fitted: Ties, held: Ties, models: Sequence[Model]) -> Model:
-    """The model that carries furthest from the tie points fitted to those held out; the simpler one unless it pays."""
+    """The simplest model that carries from the tie points fitted to those held out no worse than any larger one.
+
+    A larger model is taken when it lowers the root mean square distance of the tie points held out to LEAST_GAIN of the
+    simpler one's, and the mean gain in squared distance is more than SURE of its standard errors, with CROWD
+    overlapping windows counted as one.
+    """
     best: Model = "shift"
-    least = rmse(held, fit(fitted, best), best)
+    least = squares(held, fit(fitted, best), best)
     for model in models:
         if model == "shift" or len(fitted.places) < LEAST_TIES[model]:
             continue
-        error = rmse(held, fit(fitted, model), model)
-        if error < LEAST_GAIN * least:
-            best, least = model, error
+        left = squares(held, fit(fitted, model), model)
+        gain = least - left
+        sure = gain.mean() > SURE * gain.std() / np.sqrt(max(len(gain) / CROWD, 1.0))
+        if sure and left.mean() < LEAST_GAIN**2 * least.mean():
+            best, least = model, left
     return best
 
 
-def rmse(ties: Ties, coefficients: np.ndarray, model: Model) -> float:
-    """Root mean square distance in pixels of tie points from a model."""
-    left = ties.offsets - basis(ties.places, model) @ coefficients
-    return float(np.sqrt(np.mean((left**2).sum(axis=1))))
+def squares(ties: Ties, coefficients: np.ndarray, model: Model) -> np.ndarray:
+    """(n,) squared distance in pixels of tie points from a model."""
+    found: np.ndarray = ((ties.offsets - basis(ties.places, model) @ coefficients) ** 2).sum(axis=1)
+    return found
 
 
 def _stiffness(model: Model, count: int) -> np.ndarray:
