@@ -8,7 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from catalog.coregister.fields import GRADIENT, STRUCTURE, Rule, Smooth, displaced, gradients, smoothed
-from catalog.coregister.match import SMALLEST_PX, Surface, chance_level, inliers, peak, pooled, surface, windows_of
+from catalog.coregister.match import (
+    SMALLEST_PX,
+    Surface,
+    chance_level,
+    inliers,
+    peak,
+    pooled,
+    repeats,
+    surface,
+    windows_of,
+)
 from catalog.coregister.models import Ties, choose, fit
 from catalog.coregister.shift import Method, Shift
 from catalog.displacement import Displacement, Model, basis
@@ -100,11 +110,13 @@ def _measure(
     if halves is None:
         return _none(rule, f"the image is smaller than {SMALLEST_PX} pixels")
     total = np.zeros(2)
-    for _ in range(REFINEMENTS + 1):
+    for k in range(REFINEMENTS + 1):
         field = gradients(*displaced(smooth, total), rule)
         fitted, held = ([s for w in half if (s := surface(fixed, field, w, reach))] for half in halves)
         if min(len(fitted), len(held)) < LEAST_WINDOWS:
             return _none(rule, "too few windows with texture that both images show")
+        if k == 0 and (away_px := repeats(fitted)):
+            return _none(rule, f"the ground repeats itself: {away_px:.0f} pixels away it matches as well")
         step, height = peak(pooled(fitted))
         if np.isnan(step).any() or np.abs(total + step).max() > reach:
             return _none(rule, f"the best match lies at the edge of the search, {reach} pixels")

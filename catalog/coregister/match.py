@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import fft
+from scipy.ndimage import maximum_filter
 
 Window = tuple[int, int, int]
 """First row, first column and side in pixels."""
@@ -15,6 +16,10 @@ SMALLEST_PX = 96
 MAX_CELLS = 64
 LEAST_OVERLAP = 0.15
 CHANCE_PAIRINGS = 3
+APART_PX = 3
+"""Two peaks that lie closer are one."""
+AS_GOOD = 0.8
+"""A match is as good as another where its correlation reaches this share of the other's."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,30 @@ def peak(correlation: np.ndarray) -> tuple[np.ndarray, float]:
     along = (correlation[i - 1 : i + 2, j], correlation[i, j - 1 : j + 2])
     vertex = [(low - high) / (2 * (low - 2 * mid + high)) for low, mid, high in along]
     return np.array([i, j]) - reach + np.array(vertex), height
+
+
+def repeats(surfaces: list[Surface]) -> float:
+    """How far away, in pixels, another match is as good in most windows; 0 where there is none.
+
+    Ground that repeats itself (rows, roofs, a checkered pattern) matches in several places. Windows that are moved
+    differently make more than one peak as well, but none of them shows both.
+    """
+    whole = pooled(surfaces)
+    tops = np.argwhere(whole == maximum_filter(whole, 2 * APART_PX - 1))
+    main = np.array(np.unravel_index(int(np.argmax(whole)), whole.shape))
+    others = [top for top in tops if np.hypot(*(top - main)) >= APART_PX]
+    for other in sorted(others, key=lambda top: -whole[tuple(top)]):
+        if whole[tuple(other)] < AS_GOOD * whole[tuple(main)]:
+            break
+        heights = np.array([[_around(s.correlation, at) for at in (main, other)] for s in surfaces])
+        if np.median(heights.min(axis=1) / np.maximum(heights.max(axis=1), 1e-12)) > AS_GOOD:
+            return float(np.hypot(*(other - main)))
+    return 0.0
+
+
+def _around(correlation: np.ndarray, at: np.ndarray) -> float:
+    row, column = np.maximum(at - 1, 0)
+    return float(correlation[row : row + 3, column : column + 3].max())
 
 
 def inliers(offsets: np.ndarray) -> np.ndarray:
