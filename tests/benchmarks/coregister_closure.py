@@ -45,8 +45,8 @@ class Closure:
     """Distance between the difference of the answers and that of the shifts applied."""
     accepted: tuple[bool, bool]
     """Our verdicts."""
-    delivered_px: tuple[float, float]
-    """Distance of each answer from the alignment that the pair was delivered with."""
+    delivered_px: np.ndarray
+    """(2 answers, 2) rows and columns from the alignment that the pair was delivered with."""
     peer_px: float
     """Closure of scikit-image."""
     stranger: bool
@@ -65,13 +65,12 @@ def closure(rng: np.random.Generator, pair: tuple[Path, Path], other: Path, meth
         shifts.append(estimate_shift(still, look, still_seen, usable, 1.0, method=method, models=MODELS))
         peer.append(phase_cross_correlation(still, look, upsample_factor=UPSAMPLE)[0])
     found = np.array([[s.dy_m, -s.dx_m] for s in shifts])
-    away = np.hypot(*(found - offsets).T)
     other_place, other_seen = chip(other)
     stranger = estimate_shift(still, other_place, still_seen, other_seen, 1.0, method=method, models=MODELS)
     return Closure(
         float(np.hypot(*(found[0] - found[1] - offsets[0] + offsets[1]))),
         (shifts[0].verdict == "accepted", shifts[1].verdict == "accepted"),
-        (float(away[0]), float(away[1])),
+        found - offsets,
         float(np.hypot(*(peer[1] - peer[0] - offsets[0] + offsets[1]))),
         stranger.verdict == "accepted",
     )
@@ -98,12 +97,16 @@ def closed(rng: np.random.Generator, name: str, sides: tuple[str, str], count: i
     }
     if taken:
         errors = np.array([r.px for r in taken])
-        away = np.array([r.delivered_px for r in taken])
+        from_delivered = np.array([r.delivered_px for r in taken])
+        away = np.hypot(*from_delivered.reshape(-1, 2).T)
         figures |= {
             f"{name}_median_px": float(np.median(errors)),
             f"{name}_p95_px": float(np.quantile(errors, 0.95)),
             f"{name}_wrong_accept_share": float(np.mean(errors > wrong_px)),
             f"{name}_from_delivered_median_px": float(np.median(away)),
+            f"{name}_from_delivered_rows_columns_px": [
+                round(float(v), 3) for v in np.median(from_delivered, axis=(0, 1))
+            ],
             f"{name}_from_delivered_beyond_{wrong_px}_share": float(np.mean(away > wrong_px)),
         }
     return figures
