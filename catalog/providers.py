@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
+
+LOCAL = "local"
+"""Our own catalogue: the registered scenes, or a team's API that holds such."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,9 @@ class Provider:
     """Items asked for at a time; large pages of large items are what makes servers answer 502."""
     states_count: bool = False
     """Whether its answers state how many items match, which makes a search verifiable."""
+    kept: Literal["settled", "offline", "never"] = "settled"
+    """When a kept answer stands for a new one: once its period is settled; only where no network is to be used, as of a
+    team's own API, to which anybody may add any day; or never, as of what is registered on this machine."""
     token_url: str = ""
     """Where tokens for its files are given out, by account and container; empty where files are open."""
     traps: tuple[str, ...] = ()
@@ -54,3 +60,13 @@ PLANETARY_COMPUTER = Provider(
 
 PROVIDERS: Mapping[str, Provider] = MappingProxyType({p.id: p for p in (EARTH_SEARCH, PLANETARY_COMPUTER)})
 """Every public catalogue by its id."""
+
+
+def registered(url: str) -> Provider:
+    """The registered scenes of this machine, served at an address for as long as somebody asks."""
+    return Provider(LOCAL, url, page=250, kept="never")
+
+
+def at(name: str, url: str) -> Provider:
+    """A catalogue at another address than its own: a team's API by the name of local, a mirror by a provider's."""
+    return replace(PROVIDERS[name], url=url) if name in PROVIDERS else Provider(name, url, kept="offline")
