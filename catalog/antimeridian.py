@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 from odc.geo.geom import Geometry
-from shapely import MultiPolygon, Polygon
+from shapely import MultiPolygon, Polygon, transform
 from shapely.affinity import translate
 from shapely.geometry import box, mapping, shape
-from shapely.ops import transform
 
 EDGE_POINTS = 16
 """Points along each edge of a square on a polar grid, where longitude turns along it."""
@@ -40,15 +39,15 @@ def _halves(ring: Polygon) -> list[Polygon]:
     inside = west >= -180 and east <= 180
     if inside and east - west <= 180:
         return [ring]
-    turned = transform(_eastward, ring) if inside else ring
+    turned = transform(ring, _eastward) if inside else ring
     if turned.bounds[2] - turned.bounds[0] >= 180 or turned.area == 0:
         return [ring]
     cut = [translate(turned.intersection(box(s - 180, -90, s + 180, 90)), -s) for s in (-360, 0, 360)]
     return [p for c in cut for p in getattr(c, "geoms", [c]) if isinstance(p, Polygon) and p.area > 0]
 
 
-def _eastward(x: Any, y: Any) -> tuple[Any, Any]:
-    return np.where(np.asarray(x) < 0, np.asarray(x) + 360.0, x), y
+def _eastward(places: np.ndarray) -> np.ndarray:
+    return places + np.where(places < 0, [360.0, 0.0], 0.0)
 
 
 def lonlat(extent: Geometry) -> Geometry:

@@ -14,6 +14,8 @@ from typing import Any
 from pystac.utils import str_to_datetime
 from shapely.geometry import box, mapping, shape
 
+from catalog.grid import crs_of
+
 Fault = str
 """429, 500, 502, 503 or 504, drop (no answer), cut (half an answer), slow, stall, or ok."""
 FAULTS = ("429", "500", "502", "503", "504", "drop", "cut", "slow")
@@ -161,7 +163,7 @@ def sentinel2(
     properties = {
         "datetime": time,
         "platform": "sentinel-2a",
-        "proj:epsg": 32632,
+        "proj:epsg": int(crs_of((bbox[0] + bbox[2]) / 2, (bbox[1] + bbox[3]) / 2).split(":")[1]),
         "grid:code": f"MGRS-{tile}",
         "s2:product_type": "S2MSI2A",
         "s2:processing_baseline": "05.11",

@@ -86,6 +86,9 @@ def translated(item: Document, provider: str) -> Document:
     own = copy.deepcopy(item)
     properties = own["properties"]
     properties["ringmoe:provider"] = provider
+    for holder in (properties, *own["assets"].values()):
+        if holder.get("proj:epsg") and not holder.get("proj:code"):
+            holder["proj:code"] = f"EPSG:{holder['proj:epsg']}"
     if own.get("geometry"):
         own["geometry"] = split(own["geometry"])
     if "ringmoe:format" in properties or "ringmoe:sensor" in properties:
