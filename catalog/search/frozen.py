@@ -14,6 +14,8 @@ from typing import Any
 from uuid import uuid4
 
 import rustac
+from shapely.errors import ShapelyError
+from shapely.geometry import shape
 
 from catalog.errors import CatalogError
 from catalog.ledger import no_space_left
@@ -116,14 +118,16 @@ def _write(path: Path, items: Sequence[Document]) -> None:
 
 
 def _fits(item: Document) -> bool:
-    """Whether a table can hold an item: it has an id, a time, and assets with addresses."""
+    """Whether a table can hold an item: it has an id, a time, assets with addresses, and a geometry that is one."""
     said, assets = item.get("properties"), item.get("assets")
     if not isinstance(said, dict) or not isinstance(assets, dict) or not isinstance(item.get("id"), str):
         return False
     stamp = said.get("datetime") or said.get("start_datetime")
     try:
         datetime.fromisoformat(str(stamp))
-    except ValueError:
+        shape(item["geometry"]) if item.get("geometry") is not None else None
+        [float(v) for v in item.get("bbox") or ()]
+    except (ValueError, TypeError, KeyError, AttributeError, ShapelyError):
         return False
     return all(isinstance(a, dict) and isinstance(a.get("href"), str) for a in assets.values())
 

@@ -21,7 +21,7 @@ from catalog.search.dialect import scene_of
 from catalog.search.frozen import Part, freeze, thaw
 from catalog.search.hints import nothing
 from catalog.search.overpass import Duplicate, best_of_each, within
-from catalog.search.pages import Answer, Shortfall, ask, once, opened
+from catalog.search.pages import Answer, PageIO, Shortfall, ask, once, opened
 from catalog.sensors import SENSORS, Sensor
 
 SETTLES = timedelta(days=30)
@@ -298,7 +298,9 @@ def _answers(
             raise _not_kept(f"the index of {provider.url}", folder)
         return [select(kept.items, collections, place, period) for place in where]
     client = opened(provider.url, asking.patience)
-    return [ask(client, provider.url, collections, place, interval(*period), provider.page) for place in where]
+    opening = tuple(client._stac_io.refused) if isinstance(client._stac_io, PageIO) else ()
+    answers = [ask(client, provider.url, collections, place, interval(*period), provider.page) for place in where]
+    return [replace(answers[0], refused=opening + answers[0].refused), *answers[1:]]
 
 
 def _not_kept(name: str, folder: Path) -> ServiceError:
