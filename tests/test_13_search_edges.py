@@ -77,8 +77,8 @@ def _units(url: str, bbox: tuple[float, ...]) -> tuple[Unit, ...]:
 
 def _at(units: tuple[Unit, ...], crs: str, west: float, north: float) -> Unit:
     """The unit whose tile has this north-western corner."""
-    boxes = {u: u.tile.geobox for u in units if u.tile}
-    (found,) = [u for u, b in boxes.items() if (str(b.crs), b.affine.c, b.affine.f) == (crs, west, north)]
+    boxes = [(u, u.tile.geobox) for u in units if u.tile]
+    (found,) = [u for u, b in boxes if (str(b.crs), b.affine.c, b.affine.f) == (crs, west, north)]
     return found
 
 
