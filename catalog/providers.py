@@ -43,6 +43,10 @@ EARTH_SEARCH = Provider(
         "a radar scene in its own geometry is given an affine in degrees",
         "the count moves while paging through collections that still grow",
         "the offset is stated for Sentinel-2 pixels that it was already applied to",
+        "one overpass lies in two collections",
+        "each band is listed twice, cloud-optimised and as JPEG 2000",
+        "the quality layer is written scl and has the role of data",
+        "radar scenes of one polarisation that the row does not have lie among the others",
     ),
 )
 
@@ -55,6 +59,8 @@ PLANETARY_COMPUTER = Provider(
         "tokens for its files expire within the hour",
         "the platform is written Sentinel-2B, and the time is the datatake's, not the tile's",
         "the true-colour image carries the names of the bands that it shows",
+        "Sentinel-2 items say nothing of no-data, scale and offset",
+        "Landsat bands are prefixed, and some products come without a temperature",
     ),
 )
 
