@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from affine import Affine
 from odc.geo.geobox import GeoBox
-from odc.geo.geom import Geometry, box
+from odc.geo.geom import Geometry, box, multipolygon
 
 from catalog.errors import GridError
 
@@ -19,12 +19,45 @@ TILE_M = 15_360.0
 
 @dataclass(frozen=True)
 class Tile:
-    """A square of the Earth in one UTM zone, or the whole raster of one scene."""
+    """A square of the Earth in one UTM zone or polar grid, or the whole raster of one scene."""
 
     id: str
     """Name, as in 32632_2560m_E0268_N2032; unique for a CRS, a size and a place."""
     geobox: GeoBox
     """CRS, affine and shape (rows, columns) of its pixels."""
+
+
+NORTH_POLE, SOUTH_POLE = "EPSG:3413", "EPSG:3031"
+"""Polar stereographic grids on WGS 84, true at 70 N and 71 S, where UTM ends; those of NSIDC and of Landsat over
+Antarctica. A metre of theirs is 0.97 m of ground at the pole."""
+FROM_MERIDIAN_M = 600_000.0
+"""How far the centre of a scene may lie from its zone's central meridian: half a zone at the equator is 334 km, and the
+widest scenes, on the grid of a neighbouring zone, reach half their swath of 290 km further."""
+
+
+def crs_of(longitude: float, latitude: float) -> str:
+    """EPSG code of the grid of a place: its UTM zone, or a polar stereographic grid beyond 84 N and 80 S.
+
+    Parameters
+    ----------
+    longitude, latitude
+        Degrees.
+
+    Raises
+    ------
+    GridError
+        The latitude is none.
+    """
+    if not -90.0 <= latitude <= 90.0:
+        raise GridError(
+            f"no place lies at latitude {latitude:.2f}",
+            item=f"lon {longitude:.4f} lat {latitude:.4f}",
+            enough="a latitude between -90 and 90 degrees",
+            todo="check the order: longitude, then latitude",
+        )
+    if latitude > 84.0:
+        return NORTH_POLE
+    return SOUTH_POLE if latitude < -80.0 else utm_crs(longitude, latitude)
 
 
 def utm_crs(longitude: float, latitude: float) -> str:
@@ -45,33 +78,78 @@ def utm_crs(longitude: float, latitude: float) -> str:
             f"no UTM zone at latitude {latitude:.2f}",
             item=f"lon {longitude:.4f} lat {latitude:.4f}",
             enough="a place between 80 S and 84 N",
-            todo="map polar areas on the scenes' own grid (grid='native')",
+            todo=f"take a polar stereographic grid ({NORTH_POLE}, {SOUTH_POLE}), as `crs_of` does",
         )
     zone = int((longitude + 180.0) // 6.0) % 60 + 1
     return f"EPSG:{(32600 if latitude >= 0 else 32700) + zone}"
 
 
-def area_from_bbox(bbox: Sequence[float]) -> Geometry:
-    """A polygon in EPSG:4326 from west, south, east, north in degrees.
+def is_utm(crs: str) -> bool:
+    """Whether a CRS is a UTM zone on WGS 84."""
+    code = crs.removeprefix("EPSG:")
+    return code.isdigit() and (32601 <= int(code) <= 32660 or 32701 <= int(code) <= 32760)
+
+
+def is_tiled(crs: str) -> bool:
+    """Whether our tiling knows a CRS: UTM on WGS 84, and the two polar grids."""
+    return is_utm(crs) or crs in (NORTH_POLE, SOUTH_POLE)
+
+
+def check_zone(crs: str, longitude: float, latitude: float, *, item: str) -> None:
+    """Refuse a UTM grid for a place that lies far outside of its zone; other grids pass.
 
     Raises
     ------
     GridError
-        When the four numbers are no box, or it crosses the antimeridian.
+        It says which zone would fit.
+    """
+    if not is_utm(crs):
+        return
+    meridian = (int(crs[-2:]) - 1) * 6.0 - 177.0
+    off_deg = (longitude - meridian + 180.0) % 360.0 - 180.0
+    off_m = math.radians(off_deg) * math.cos(math.radians(latitude)) * EARTH_M
+    if abs(off_m) > FROM_MERIDIAN_M:
+        raise GridError(
+            f"a grid does not fit its zone: {crs} ends {abs(off_deg) - 3.0:.1f} degrees before the place",
+            item=f"{item}, centre lon {longitude:.4f} lat {latitude:.4f}",
+            enough=f"{crs_of(longitude, latitude)}, in whose zone it lies",
+            todo="correct the CRS or the footprint of the item, or leave it out",
+        )
+
+
+EARTH_M = 6_378_137.0
+"""Equatorial radius of WGS 84 in metres."""
+
+
+def area_from_bbox(bbox: Sequence[float]) -> Geometry:
+    """A polygon in EPSG:4326 from west, south, east, north in degrees; two where the box crosses the antimeridian.
+
+    Raises
+    ------
+    GridError
+        When the four numbers are no box.
     """
     west, south, east, north = (float(v) for v in bbox)
-    if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+    if not (-180 <= west <= 180 and -180 <= east <= 180 and west != east and -90 <= south < north <= 90):
         raise GridError(
             "the area is no box",
             item=f"bbox {west},{south},{east},{north}",
-            enough="west < east within -180..180 and south < north within -90..90",
-            todo="split an area that crosses the antimeridian in two",
+            enough="west and east within -180..180, south < north within -90..90",
+            todo="put west, south, east, north in that order; west beyond east crosses the antimeridian",
         )
-    return box(west, south, east, north, crs="EPSG:4326")
+    if west < east:
+        return box(west, south, east, north, crs="EPSG:4326")
+    halves = [(w, south, e, north) for w, e in ((west, 180.0), (-180.0, east)) if w < e]
+    return multipolygon([[_ring(half)] for half in halves], "EPSG:4326")
+
+
+def _ring(bbox: tuple[float, float, float, float]) -> list[tuple[float, float]]:
+    west, south, east, north = bbox
+    return [(west, south), (east, south), (east, north), (west, north), (west, south)]
 
 
 def tiles(area: Geometry, crs: str, resolution_m: float, *, tile_m: float = TILE_M) -> Iterator[Tile]:
-    """The tiles of one UTM zone that an area touches, row by row from the north-west.
+    """The tiles of one UTM zone, or polar grid, that an area touches, row by row from the north-west.
 
     Tile corners lie on multiples of `tile_m`, so every area gives the same tiles. A tile that shares less than a pixel
     with the area is left out, unless the area itself is that small.
@@ -99,7 +177,7 @@ def tiles(area: Geometry, crs: str, resolution_m: float, *, tile_m: float = TILE
             todo="choose another tile size (--tile)",
         )
     size = round(pixels)
-    local = area.to_crs(crs, resolution=math.inf) if str(area.crs) != crs else area
+    local = onto(area, crs)
     left, bottom, right, top = local.boundingbox.bbox
     for row in range(math.ceil(top / tile_m) - 1, math.floor(bottom / tile_m) - 1, -1):
         for column in range(math.floor(left / tile_m), math.ceil(right / tile_m)):
@@ -109,6 +187,19 @@ def tiles(area: Geometry, crs: str, resolution_m: float, *, tile_m: float = TILE
             if overlap.is_empty or overlap.area < min(resolution_m**2, local.area / 4):
                 continue
             yield Tile(f"{crs.split(':')[-1]}_{tile_m:.0f}m_E{column:04d}_N{row:04d}", geobox)
+
+
+def onto(area: Geometry, crs: str) -> Geometry:
+    """An area in another CRS: its corners, and on a polar grid points along its edges, which are circles there."""
+    if str(area.crs) == crs:
+        return area
+    polar = crs in (NORTH_POLE, SOUTH_POLE) and area.crs is not None and area.crs.geographic
+    moved = area.to_crs(crs, resolution=POLAR_STEP_DEG if polar else math.inf)
+    return moved.buffer(0) if polar else moved
+
+
+POLAR_STEP_DEG = 0.25
+"""Distance of points along the edges of an area on a polar grid, in degrees of longitude or latitude."""
 
 
 def native(shape: tuple[int, int], transform: Sequence[float], crs: str) -> Tile:

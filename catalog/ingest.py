@@ -148,10 +148,16 @@ def _description(unit: Unit, looks: Sequence[Look], shifts: Sequence[Mapping[str
         period=unit.period,
         scenes=tuple(s.id for s in unit.scenes),
         geobox=unit.tile.geobox if unit.tile else None,
-        provenance={s.id: dict(look.provenance) for s, look in zip(unit.scenes, looks, strict=True)},
+        provenance={s.id: {**look.provenance, **_origin(s)} for s, look in zip(unit.scenes, looks, strict=True)},
         coregistration=tuple(shifts),
         notes=tuple(dict.fromkeys(n for look in looks for n in look.notes)),
     )
+
+
+def _origin(scene: Scene) -> dict[str, Any]:
+    """Who answered a scene, and the items of the same overpass that it was taken instead of."""
+    keys = ("ringmoe:provider", "ringmoe:instead_of")
+    return {k.removeprefix("ringmoe:"): scene.properties[k] for k in keys if k in scene.properties}
 
 
 def _relative(href: str, folder: Path) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 from odc.geo.geom import Geometry
 
+from catalog.antimeridian import centre_of, lonlat
 from catalog.errors import CubeError, NothingFound
-from catalog.grid import Tile, native, tiles, utm_crs
+from catalog.grid import Tile, crs_of, is_tiled, is_utm, native, onto, tiles
 from catalog.ledger import unit_id
 from catalog.quantify import AS_USUAL, Reading
 from catalog.scene import Scene
@@ -85,8 +86,9 @@ def plan(
 ) -> tuple[Unit, ...]:
     """The cubes that scenes make over an area, one per sensor and tile.
 
-    Scenes come onto UTM tiles of `tile_m`. A scene stays on its own raster when that is no UTM grid of the sensor's
-    resolution (a decimated copy, geographic coordinates) or when its pixels are complex and must not be interpolated.
+    Scenes come onto UTM tiles of `tile_m`, beyond 84 N and 80 S onto polar stereographic ones. A scene stays on its own
+    raster when that is no such grid of the sensor's resolution (a decimated copy, geographic coordinates) or when its
+    pixels are complex and must not be interpolated.
 
     Raises
     ------
@@ -127,10 +129,9 @@ def _places(scene: Scene, area: Geometry, tile_m: float) -> list[tuple[str, Tile
     band = next(iter(scene.bands.values()))
     if scene.geolocation != "affine" and sensor.law == "complex-amplitude":
         return [(f"radar_{scene.id}", None)]
-    centre = inside.centroid.coords[0]
-    crs = band.crs if scene.geolocation == "affine" and band.crs else utm_crs(centre[0], centre[1])
+    crs = band.crs if scene.geolocation == "affine" and band.crs else crs_of(*centre_of(inside.json))
     resolution = min(b.gsd_m for b in sensor.bands)
-    if scene.geolocation == "affine" and not _on_utm_grid(scene, crs, resolution):
+    if scene.geolocation == "affine" and not _on_tiled_grid(scene, crs, resolution):
         finest = min(scene.bands.values(), key=lambda b: -(b.shape or (0, 0))[0])
         if finest.shape is None or finest.transform is None or finest.crs is None:
             raise CubeError(
@@ -138,7 +139,7 @@ def _places(scene: Scene, area: Geometry, tile_m: float) -> list[tuple[str, Tile
             )
         own = native(finest.shape, finest.transform, finest.crs)
         return [(own.id, own)]
-    local = footprint.to_crs(crs)
+    local = footprint.to_crs(crs) if is_utm(crs) else onto(footprint, crs)
     found: list[tuple[str, Tile | None]] = []
     for tile in tiles(inside, crs, resolution, tile_m=tile_m):
         share = tile.geobox.extent.intersection(local).area / tile.geobox.extent.area
@@ -147,10 +148,9 @@ def _places(scene: Scene, area: Geometry, tile_m: float) -> list[tuple[str, Tile
     return found
 
 
-def _on_utm_grid(scene: Scene, crs: str, resolution_m: float) -> bool:
-    """Whether a scene may be warped onto UTM tiles: real numbers, north up, in UTM, as fine as its sensor is."""
-    code = int(crs.split(":")[-1]) if crs.split(":")[-1].isdigit() else 0
-    if scene.decimated or scene.encoding != "dn" or not (32601 <= code <= 32660 or 32701 <= code <= 32760):
+def _on_tiled_grid(scene: Scene, crs: str, resolution_m: float) -> bool:
+    """Whether a scene may be warped onto tiles: real numbers, north up, on a tiled grid, as fine as its sensor is."""
+    if scene.decimated or scene.encoding != "dn" or not is_tiled(crs):
         return False
     transforms = [b.transform for b in scene.bands.values() if b.transform]
     north_up = all(abs(t[1]) + abs(t[3]) < 1e-9 for t in transforms)
@@ -172,7 +172,7 @@ def _reference(scenes: Sequence[Scene], tile: Tile) -> Scene | None:
         covered = Geometry(dict(scene.geometry), "EPSG:4326").intersection(extent).area / extent.area
         return (-round(covered, 1), float(scene.properties.get("eo:cloud_cover", 101.0)), scene.datetime, scene.id)
 
-    extent = tile.geobox.extent.to_crs("EPSG:4326")
+    extent = lonlat(tile.geobox.extent)
     return min((s for s in scenes if s.geolocation == "affine"), key=rank, default=None)
 
 
@@ -185,7 +185,7 @@ def _reading(how: Reading, scene: Scene, tile: Tile | None) -> Reading:
 
 def _dems(dems: Sequence[Raster], scene: Scene, tile: Tile | None) -> tuple[Raster, ...]:
     """The heights that touch a tile, or a scene that stays in radar geometry; what covers most of it comes first."""
-    footprint = tile.geobox.extent.to_crs("EPSG:4326") if tile else Geometry(dict(scene.geometry), "EPSG:4326")
+    footprint = lonlat(tile.geobox.extent) if tile else Geometry(dict(scene.geometry), "EPSG:4326")
     covered = {d.id: Geometry(dict(d.geometry), "EPSG:4326").intersection(footprint).area for d in dems}
     return tuple(sorted((d for d in dems if covered[d.id] > 0), key=lambda d: (-covered[d.id], d.id)))
 

@@ -6,7 +6,6 @@ import datetime as dt
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,8 @@ import shapely.geometry
 from odc.geo.geom import Geometry
 from pyogrio.errors import DataSourceError
 
+from catalog.antimeridian import bbox_of
 from catalog.errors import CatalogError, GridError, NothingFound
-from catalog.providers import PROVIDERS, Provider
-from catalog.search import Asking, Found, Gaps, Query, discover, filled, gaps
 from catalog.sensors import SENSORS
 from flows import recipes
 from flows.refs import AdaptRequest, Area, IngestRequest, Period, RunRequest, Where
@@ -126,8 +124,8 @@ def around(path: Path, margin_m: float = 320.0) -> Area:
 
 
 def bounds(area: Area) -> list[float]:
-    """West, south, east, north of an area in degrees."""
-    return [float(v) for v in Geometry(area.geometry, "EPSG:4326").boundingbox.bbox]
+    """West, south, east, north of an area in degrees; west beyond east across the antimeridian."""
+    return [float(v) for v in bbox_of(Geometry(area.geometry, "EPSG:4326"))]
 
 
 def period_of(settings: Settings, start: str | None, end: str | None) -> Period:
@@ -187,52 +185,6 @@ def ingest_request(
         sensors=sensors_of(sensors),
         **options,
     )
-
-
-def query(
-    settings: Settings,
-    bbox: str | None,
-    area: Path | None,
-    start: str | None,
-    end: str | None,
-    sensors: Sequence[str] | None,
-) -> Query:
-    """What several providers are asked; here a box with west beyond east crosses the antimeridian."""
-    period = period_of(settings, start, end)
-    place = None if bbox else area_of(settings, None, area).geometry
-    return Query(sensors_of(sensors), _four(bbox) if bbox else None, place, period.start, period.end)
-
-
-def discovered(
-    asked: Query, providers: Sequence[str], keep: Path | None, *, offline: bool, second: str | None
-) -> tuple[Found, Gaps | None]:
-    """Scenes of several public providers, and what another one has beyond them, already filled in.
-
-    Raises
-    ------
-    NothingFound
-        Naming a provider that is unknown; and as `catalog.search.discover`, as are the others.
-    """
-    rows = [_provider(name) for name in providers]
-    having = [n for n in asked.sensors if any(p.id in SENSORS[n].collections for p in rows)]
-    asked = replace(asked, sensors=tuple(having) or asked.sensors)
-    found = discover(asked, Asking(tuple(rows), keep, offline))
-    if second is None:
-        return found, None
-    other = _provider(second)
-    gap = gaps(asked, found.scenes, other, Asking((other,), None if keep is None else keep / second, offline))
-    return filled(found, gap), gap
-
-
-def _provider(name: str) -> Provider:
-    if name not in PROVIDERS:
-        raise NothingFound(
-            f"there is no provider {name}",
-            item="--provider",
-            enough=f"one of {', '.join(PROVIDERS)}",
-            todo="choose one of these",
-        )
-    return PROVIDERS[name]
 
 
 def adapt_request(

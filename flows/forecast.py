@@ -13,13 +13,14 @@ from odc.geo.geom import Geometry
 
 from catalog import ingest as making
 from catalog import units
+from catalog.grid import onto
 from catalog.ledger import Ledger
 from catalog.scene import Scene
 from catalog.sensors import SENSORS
 from flows import progress
-from flows.ingest import find, plan
+from flows.ingest import plan
 from flows.refs import IngestRequest, Where
-from flows.stac import stac_api
+from flows.stac import find, providers
 
 PILOTS = 2
 """Units of each sensor that a pilot makes: its lightest and its heaviest."""
@@ -66,9 +67,9 @@ def forecast(request: IngestRequest, where: Where, *, pilot: bool = False) -> tu
     CatalogError
         As `ingest` would.
     """
-    with stac_api(where) as url:
-        scenes = find(request, where, url)
-        planned = plan(request, scenes, where, url)
+    with providers(where) as asked:
+        scenes = find(request, where, asked).scenes
+        planned = plan(request, scenes, where, asked)
     ledger = Ledger(where.published)
     groups: dict[str, list[units.Unit]] = defaultdict(list)
     for unit in planned:
@@ -127,7 +128,7 @@ def covered_pixels(unit: units.Unit) -> float:
             continue
         box = unit.tile.geobox
         assert box.crs is not None
-        footprint = Geometry(dict(scene.geometry), "EPSG:4326").to_crs(box.crs)
+        footprint = onto(Geometry(dict(scene.geometry), "EPSG:4326"), str(box.crs))
         share = footprint.intersection(box.extent).area / box.extent.area
         total += bands * box.shape[0] * box.shape[1] * share
     return total

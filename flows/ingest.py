@@ -21,30 +21,20 @@ from catalog import cube, units
 from catalog import ingest as making
 from catalog.errors import AssetError, CatalogError, ServiceError
 from catalog.ledger import Ledger
+from catalog.providers import Provider
 from catalog.quantify import Reading
 from catalog.scene import Scene
-from catalog.search import dems, search
 from flows import progress
 from flows.interrupt import spared
 from flows.refs import IngestRequest, ItemRef, Where
-from flows.stac import stac_api
+from flows.stac import find, heights, providers
 
 
-def find(request: IngestRequest, where: Where, url: str) -> tuple[Scene, ...]:
-    """Scenes of the area, the period and the sensors."""
-    return search(
-        url,
-        geometry=request.area.geometry,
-        start=request.period.start,
-        end=request.period.end,
-        sensors=request.sensors,
-        provider=where.provider,
-    )
-
-
-def plan(request: IngestRequest, scenes: tuple[Scene, ...], where: Where, url: str) -> tuple[units.Unit, ...]:
+def plan(
+    request: IngestRequest, scenes: tuple[Scene, ...], where: Where, asked: Sequence[Provider]
+) -> tuple[units.Unit, ...]:
     """The cubes to make, done or not."""
-    heights = dems(url, geometry=request.area.geometry)
+    placed = all(scene.geolocation == "affine" for scene in scenes)
     area = Geometry(request.area.geometry, "EPSG:4326")
     return units.plan(
         scenes,
@@ -53,7 +43,7 @@ def plan(request: IngestRequest, scenes: tuple[Scene, ...], where: Where, url: s
         tile_m=request.tile_m,
         how=Reading(
             engine=request.engine,
-            dems=heights,
+            dems=() if placed else heights(where, asked, request.area),
             flattened=request.flattened,
             offset_policy=where.offset_policy,
             dilate_m=request.dilate_m,
@@ -152,14 +142,16 @@ class Ingested(BaseModel):
     """Scenes found per sensor."""
     cubes: list[ItemRef]
     """One per sensor and tile, by id."""
+    unreadable: list[tuple[str, str]] = []
+    """Items that are no scene, as collection/id, and why; everything else was found."""
 
 
 @flow(name="ingest")
 def ingest(request: IngestRequest, where: Where) -> Ingested:
     """Cubes of an area and a period; those already made are only looked up."""
-    with stac_api(where) as url:
-        scenes = find(request, where, url)
-        planned = plan(request, scenes, where, url)
+    with providers(where) as asked:
+        found = find(request, where, asked)
+        planned = plan(request, found.scenes, where, asked)
     ledger = Ledger(where.published)
     cubes: list[ItemRef] = []
     pending: list[units.Unit] = []
@@ -172,8 +164,8 @@ def ingest(request: IngestRequest, where: Where) -> Ingested:
     progress.tell("ingest", len(cubes), len(planned), f"{len(cubes)} done before")
     if pending:
         cubes += ingest_units(pending, where, len(planned))
-    counts = {sensor: sum(s.sensor == sensor for s in scenes) for sensor in request.sensors}
-    return Ingested(scenes=counts, cubes=sorted(cubes, key=lambda ref: ref.id))
+    counts = {sensor: sum(s.sensor == sensor for s in found.scenes) for sensor in request.sensors}
+    return Ingested(scenes=counts, cubes=sorted(cubes, key=lambda ref: ref.id), unreadable=list(found.unreadable))
 
 
 def runner(where: Where) -> Any:

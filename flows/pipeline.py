@@ -31,6 +31,8 @@ class Run(BaseModel):
     """One per grid of the area mapped."""
     catalog: Path
     """catalog.json of everything published."""
+    unreadable: list[tuple[str, str]] = []
+    """Items that are no scene, as collection/id, and why."""
 
     @property
     def fresh(self) -> list[ItemRef]:
@@ -51,4 +53,5 @@ def ringmoe_on_earth(request: RunRequest) -> Run:
         models += [adapted, small]
         if request.infer:
             maps = infer(small, found.cubes, request.infer, where, request.adapt)
-    return Run(scenes=found.scenes, cubes=found.cubes, models=models, maps=maps, catalog=publish(where))
+    catalog, unreadable = publish(where), found.unreadable
+    return Run(scenes=found.scenes, cubes=found.cubes, models=models, maps=maps, catalog=catalog, unreadable=unreadable)

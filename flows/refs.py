@@ -43,7 +43,7 @@ class Area(BaseModel):
 
     @classmethod
     def box(cls, bbox: Sequence[float], name: str = "area") -> Area:
-        """West, south, east, north in degrees."""
+        """West, south, east, north in degrees; west beyond east crosses the antimeridian."""
         from catalog.grid import area_from_bbox
 
         return cls(geometry=area_from_bbox(bbox).json, name=name)
@@ -77,9 +77,15 @@ class Where(BaseModel):
     published: Path
     """Static catalogue and ledger of what runs make."""
     stac_url: str | None = None
-    """A STAC API; None serves `scenes`."""
-    provider: str = "local"
-    """Whose collections are asked for: a key of the sensors' `collections`."""
+    """Where the first provider lies; None takes its own address, and serves `scenes` for local."""
+    providers: tuple[str, ...] = ("local",)
+    """Who is asked for scenes, in order: keys of the sensors' `collections`."""
+    fill: str = ""
+    """A provider that fills what the others lack; empty asks none."""
+    offline: bool = False
+    """Only replay answers that were kept."""
+    anew: bool = False
+    """Ask again even for what is settled."""
     dask_address: str | None = None
     """A Dask scheduler; None starts a local cluster."""
     workers: int = Field(default=2, ge=1)
@@ -89,6 +95,11 @@ class Where(BaseModel):
     offset_policy: OffsetPolicy = "error"
     """What to do where a scene's metadata and pixels contradict each other on its radiometric offset."""
 
+    @property
+    def searches(self) -> Path:
+        """Answered parts of searches, beside what is published."""
+        return self.published.parent / "searches"
+
     @classmethod
     def of(cls, settings: Settings) -> Where:
         """From the settings."""
@@ -96,7 +107,10 @@ class Where(BaseModel):
             scenes=settings.scenes,
             published=settings.published,
             stac_url=settings.stac_url,
-            provider=settings.provider,
+            providers=tuple(name for name in settings.provider.replace(" ", "").split(",") if name),
+            fill=settings.fill,
+            offline=settings.offline,
+            anew=settings.anew,
             dask_address=settings.dask_address,
             workers=settings.workers,
             threads=settings.threads,

@@ -32,9 +32,15 @@ class Settings(BaseSettings):
     home: Path = Path("ringmoe-data")
     """Folder of everything an embedded run keeps."""
     stac_url: str | None = None
-    """A STAC API to search; None serves the registered scenes of `home`."""
+    """Where the first of `provider` lies: a team's own API, or a mirror; None takes its own address."""
     provider: str = "local"
-    """Whose collections `stac_url` has, as in earth-search; local for registered scenes."""
+    """Who is asked for scenes, in order, comma between: local for registered scenes, earth-search, ..."""
+    fill: str = ""
+    """A provider that fills what the others lack."""
+    offline: bool = False
+    """Whether a search only replays what was answered before."""
+    anew: bool = False
+    """Whether a search asks again even for what is settled."""
     dask_address: str | None = None
     """A running Dask scheduler; None starts a local cluster when there is work for it."""
     workers: int = Field(default_factory=lambda: max(1, min(4, os.cpu_count() or 1)))

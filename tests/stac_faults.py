@@ -9,13 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from pystac.utils import str_to_datetime
 from shapely.geometry import box, mapping, shape
 
+from catalog.grid import crs_of
+
 Fault = str
-"""429, 500, 502, 503 or 504, drop (no answer), cut (half an answer), slow, stall, or ok."""
+"""429 (or 429 bare, without Retry-After), 500, 502, 503 or 504, drop (no answer), cut (half an answer), short (half a
+file that says it is whole), slow, stall, or ok."""
 FAULTS = ("429", "500", "502", "503", "504", "drop", "cut", "slow")
 RETRY_AFTER_S = 0.01
 SLOW_S = 0.05
@@ -36,6 +41,8 @@ class Faulty:
     """The count stated: "true" for the right one, None for none, else that number."""
     repeats: bool = False
     """Each page after the first begins with the last item of the one before."""
+    files: Path | None = None
+    """Folder whose files lie under /files."""
     url: str = ""
     seen: list[tuple[str, Any, Fault]] = field(default_factory=list)
     """Path, body and fate of every request."""
@@ -94,6 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve({})
 
+    def do_HEAD(self) -> None:
+        self._serve({})
+
     def do_POST(self) -> None:
         self._serve(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
@@ -105,8 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fate == "drop":
             self.close_connection = True
             return
-        if fate.isdigit():
-            self.send_response(int(fate))
+        if fate[:3].isdigit():
+            self.send_response(int(fate[:3]))
             if fate == "429":
                 self.send_header("Retry-After", str(RETRY_AFTER_S))
             self.send_header("Content-Length", "0")
@@ -114,6 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fate in ("slow", "stall"):
             time.sleep(SLOW_S if fate == "slow" else STALL_S)
+        if path.startswith("/files/"):
+            self._file(path, fate)
+            return
         content = json.dumps(self.api.answer(path, body)).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/geo+json")
@@ -121,6 +134,32 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         with suppress(ConnectionError):  # who asked may be gone
             self.wfile.write(content[: len(content) // 2] if fate == "cut" else content)
+        self.close_connection = True
+
+    def _file(self, path: str, fate: Fault) -> None:
+        """A file, whole or the range asked for."""
+        assert self.api.files is not None
+        content = (self.api.files / unquote(path.removeprefix("/files/"))).read_bytes()
+        content = content[: len(content) // 2] if fate == "short" else content
+        first, last = 0, len(content) - 1
+        asked = self.headers.get("Range", "")
+        if asked.startswith("bytes="):
+            begin, end = asked.removeprefix("bytes=").split("-")
+            first, last = int(begin), min(int(end or last), last)
+        if first > last:
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+        else:
+            self.send_response(206 if asked else 200)
+            if asked:
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(content)}")
+        part = content[first : last + 1]
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(part)))
+        self.end_headers()
+        if self.command != "HEAD":
+            with suppress(ConnectionError):
+                self.wfile.write(part[: len(part) // 2] if fate == "cut" else part)
         self.close_connection = True
 
     def log_message(self, *args: object) -> None:
@@ -161,7 +200,7 @@ def sentinel2(
     properties = {
         "datetime": time,
         "platform": "sentinel-2a",
-        "proj:epsg": 32632,
+        "proj:epsg": int(crs_of((bbox[0] + bbox[2]) / 2, (bbox[1] + bbox[3]) / 2).split(":")[1]),
         "grid:code": f"MGRS-{tile}",
         "s2:product_type": "S2MSI2A",
         "s2:processing_baseline": "05.11",

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_products as tiny
+from own_scenes import search
 
 from catalog.errors import NothingFound, ServiceError
 from catalog.register import register, register_dem, register_labels
-from catalog.search import LabelClass, dems, labels, search
+from catalog.search import LabelClass, dems, labels
 from catalog.serve import served
 
 HERE = (10.2, 45.1, 10.3, 45.2)
@@ -95,20 +96,25 @@ def test_a_geometry_is_as_good_as_a_box(url: str) -> None:
 
 
 def test_an_area_outside_every_scene_says_what_is_covered(url: str) -> None:
-    """Not one scene there: the answer names the area that has some."""
-    with pytest.raises(NothingFound, match="outside every scene of landsat") as caught:
+    """Not one scene there: the answer names who said so, and the area that has some."""
+    with pytest.raises(NothingFound, match="no provider has a scene of landsat") as caught:
         search(url, bbox=(100, 10, 101, 11), sensors=["landsat"])
-    assert "an area within west 10." in caught.value.enough
-    assert caught.value.todo
+    assert "area 100,10,101,11" in caught.value.item
+    assert "local 0 items" in caught.value.item
+    assert caught.value.enough.startswith("an area within west 10.")
+    assert "--bbox" in caught.value.todo
 
 
 def test_a_period_with_none_says_what_there_is(url: str) -> None:
-    """Scenes there at another time: the answer names that time."""
-    with pytest.raises(
-        NothingFound, match="14 scenes of landsat, none of them from 2023-01-01 to 2023-02-01"
-    ) as caught:
-        search(url, bbox=_box(), start="2023-01-01", end="2023-02-01", sensors=["landsat"])
-    assert caught.value.enough == "a period that touches 2021-07-01 to 2021-07-14"
+    """Scenes there at another time: the answer names the nearest days before and after."""
+    for start, end, days in (
+        ("2023-01-01", "2023-02-01", "2021-07-14"),
+        ("2020-01-01", "2020-02-01", "2021-07-01"),
+    ):
+        with pytest.raises(NothingFound, match=f"of landsat from {start} to {end}") as caught:
+            search(url, bbox=_box(), start=start, end=end, sensors=["landsat"])
+        assert caught.value.enough.startswith(f"a period that touches {days}, the nearest days")
+        assert "--from" in caught.value.todo
 
 
 def test_no_such_sensor_lists_the_sensors(url: str) -> None:
@@ -116,8 +122,10 @@ def test_no_such_sensor_lists_the_sensors(url: str) -> None:
     with pytest.raises(NothingFound, match="there is no sensor 'sentinel-9'") as caught:
         search(url, bbox=WORLD, sensors=["sentinel-9"])
     assert "sentinel-2" in caught.value.enough
-    with pytest.raises(NothingFound, match="the catalogue has no scene of gaofen-3"):
+    with pytest.raises(NothingFound, match="no provider has a scene of gaofen-3") as caught:
         search(url, bbox=WORLD, sensors=["gaofen-3"])
+    assert "one of the collections gaofen-3-l1a, gaofen-3-l2" in caught.value.enough
+    assert "ask for what there is: dem, labels, landsat-c2-l2" in caught.value.todo
 
 
 def test_labels_and_heights_come_with_what_they_mean(url: str) -> None:
@@ -134,9 +142,10 @@ def test_labels_and_heights_come_with_what_they_mean(url: str) -> None:
 
 def test_a_server_that_is_gone_is_a_service_error() -> None:
     """Nobody listens: an error in four parts, after bounded retries."""
-    with pytest.raises(ServiceError, match="does not answer") as caught:
+    with pytest.raises(ServiceError, match="a STAC API does not answer") as caught:
         search("http://127.0.0.1:9", bbox=WORLD, sensors=["landsat"])
-    assert caught.value.item == "http://127.0.0.1:9"
+    assert "http://127.0.0.1:9" in caught.value.what
+    assert caught.value.enough == "an answer of one of local"
 
 
 class _Flaky(BaseHTTPRequestHandler):

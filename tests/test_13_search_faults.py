@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from stac_faults import FAULTS, RETRY_AFTER_S, Faulty, sentinel2, serving, year_of_scenes
@@ -189,3 +190,38 @@ def test_a_search_that_matches_nothing_says_who_was_asked() -> None:
     assert "earth-search 0 items" in caught.value.item
     with pytest.raises(NothingFound, match="no provider asked has scenes of worldview"):
         discover(Query(("worldview",)), Asking((Provider("earth-search", "http://127.0.0.1:9"),)))
+
+
+def test_an_empty_page_holds_a_count_too() -> None:
+    """Nothing answered and five stated is a shortfall; nothing answered and nothing stated is verified."""
+    january = Query(("sentinel-2",), bbox=BOX, start="2023-01-01", end="2023-01-31")
+    with serving(Faulty(year_of_scenes(), states=5)) as api:
+        with pytest.raises(Shortfall, match="states 5 matching items and answers 0: 5 are missing"):
+            discover(january, Asking((provider(api),), patience=QUICK))
+        api.states = "true"
+        found = discover(Query(("sentinel-2",), start="2023-12-01", end="2024-01-31"), Asking((provider(api),)))
+    assert [(row["items"], row["verified"]) for row in found.record()] == [(0, True), (11, True)]
+
+
+def test_pages_that_go_in_a_circle_end() -> None:
+    """A server whose last page leads to its first: told, not followed for ever."""
+
+    class Circle(Faulty):
+        def page(self, body: dict[str, Any]) -> dict[str, Any]:
+            page = super().page({**body, "token": int(body.get("token", 0)) % 20})
+            page["links"] = [
+                {"rel": "next", "method": "POST", "href": f"{self.url}/search", "body": {**body, "token": t}}
+                for t in [(int(body.get("token", 0)) + 10) % 20]
+            ]
+            return page
+
+    with serving(Circle(year_of_scenes(20))) as api, pytest.raises(ServiceError, match="go in a circle"):
+        ask(opened(api.url, QUICK), api.url, COLLECTIONS, {"bbox": list(BOX)}, None, 10)
+
+
+def test_a_refusal_that_is_no_fault_names_its_code() -> None:
+    """HTTP 400 is not asked again, and its code is in the reason."""
+    with serving(Faulty([], lambda n, path: "400" if n else "ok")) as api:
+        with pytest.raises(ServiceError, match="HTTP 400"):
+            ask(opened(api.url, QUICK), api.url, COLLECTIONS, {"bbox": list(BOX)}, None, 10)
+        assert len(api.seen) == 2

@@ -19,9 +19,9 @@ import pytest
 import rustac
 from stac_faults import Faulty, sentinel2, serving, year_of_scenes
 
-from catalog.errors import CatalogError, MetadataError, ServiceError, StorageFull
+from catalog.errors import CatalogError, ServiceError, StorageFull
 from catalog.patience import Patience
-from catalog.providers import Provider
+from catalog.providers import Provider, at, registered
 from catalog.search import Asking, Query, discover
 from catalog.search.area import instant, months
 from catalog.search.frozen import VERBATIM, Part, freeze, thaw
@@ -72,7 +72,7 @@ def test_kept_parts_are_tables_that_others_read(tmp_path: Path) -> None:
     """Each is stac-geoparquet: another reader finds ids, footprints and properties in its columns."""
     with serving(Faulty(year_of_scenes())) as api:
         found = discover(YEAR, asking(api, tmp_path))
-    table = rustac.read_sync(str(tmp_path / "sentinel-2-20240301T000000.parquet"))["features"]
+    table = rustac.read_sync(str(tmp_path / f"{found.parts[2].name}.parquet"))["features"]
     assert [row["id"] for row in table] == [item["id"] for item in found.parts[2].items]
     assert table[0]["geometry"]["type"] == "Polygon"
     assert table[0]["properties"]["eo:cloud_cover"] == 12.3456789
@@ -85,14 +85,14 @@ def test_a_finished_part_is_not_asked_for_again(tmp_path: Path) -> None:
     told: list[tuple[str, bool]] = []
 
     def note(part: Part, replayed: bool) -> None:
-        told.append((part.name[-15:-9], replayed))
+        told.append((part.name.split("-")[2][:6], replayed))
 
     with serving(Faulty(items)) as api:
         api.faults = lambda number, path: "502" if len(api.pages()) >= 14 else "ok"
         with pytest.raises(ServiceError, match="no provider answers a part") as caught:
             discover(YEAR, asking(api, tmp_path))
     done = len(list(tmp_path.glob("*.json")))
-    assert caught.value.todo.endswith("finished parts are kept")
+    assert caught.value.todo.endswith("finished parts are kept, and --offline replays them")
     assert 0 < done < 12
     with serving(Faulty(items)) as api:
         found = discover(YEAR, asking(api, tmp_path, told=note))
@@ -131,47 +131,96 @@ def test_a_killed_search_resumes_with_the_missing_parts_only(tmp_path: Path, roo
     assert [item for part in found.parts for item in part.items] == items
 
 
-def test_a_part_of_another_query_is_refused(tmp_path: Path) -> None:
-    """Another area, or another end, in the same folder: refused by name, nothing is overwritten."""
+def test_one_folder_keeps_the_parts_of_any_number_of_searches(tmp_path: Path) -> None:
+    """Another area is asked for beside the first; a longer period asks for its new months only; all are replayed."""
     with serving(Faulty(year_of_scenes())) as api:
-        discover(YEAR, asking(api, tmp_path))
+        spring = replace(YEAR, end="2024-04-30")
+        discover(spring, asking(api, tmp_path))
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-        with pytest.raises(CatalogError, match="answers another query: area differ") as caught:
-            discover(replace(YEAR, bbox=(11.2, 46.2, 11.9, 46.8)), asking(api, tmp_path))
-        with pytest.raises(CatalogError, match="answers another query: period differ"):
-            discover(replace(YEAR, end="2024-01-20"), asking(api, tmp_path))
-    assert "sentinel-2-20240101T000000.json" in caught.value.item
-    assert "--keep" in caught.value.todo
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        discover(replace(spring, bbox=(11.2, 46.2, 11.9, 46.8)), asking(api, tmp_path))
+        asked = len(api.pages())
+        discover(YEAR, asking(api, tmp_path))
+        assert {body["datetime"][:7] for body in api.pages()[asked:]} == {f"2024-{m:02d}" for m in range(4, 13)}
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert len(discover(YEAR, asking(api, tmp_path, offline=True)).scenes) == 120
+    assert len(discover(spring, asking(api, tmp_path, offline=True)).scenes) < 120
+
+
+def test_a_part_that_may_still_grow_is_asked_again(tmp_path: Path) -> None:
+    """Asked within its period, or within 30 days of its end: the next search sees what came since. Later it stands."""
+    items = year_of_scenes(10)
+    january = replace(YEAR, end="2024-01-31")
+    told: list[bool] = []
+
+    def search(api: Faulty, day: str, **more: Any) -> int:
+        now = datetime.fromisoformat(f"{day}T00:00:00+00:00")
+        how = asking(api, tmp_path, clock=lambda: now, told=lambda part, replayed: told.append(replayed), **more)
+        return len(discover(january, how).scenes)
+
+    with serving(Faulty(items[:4])) as api:
+        assert search(api, "2024-01-15") == 4
+        api.items = items[:7]
+        assert search(api, "2024-01-16") == 7
+        assert search(api, "2024-02-10") == 7
+        api.items = items[:9]
+        assert search(api, "2024-02-11", offline=True) == 7
+        assert search(api, "2024-03-05") == 9
+        api.items = items
+        assert search(api, "2025-03-05") == 9
+        assert search(api, "2025-03-05", anew=True) == 10
+        assert search(api, "2025-03-06") == 10
+    assert told == [False, False, False, True, False, True, False, True]
+
+
+def test_a_catalogue_of_our_own_is_never_replayed_in_place_of_an_answer(tmp_path: Path) -> None:
+    """Registered here: nothing is kept. A team's API: kept for a day without a network, asked whenever there is one."""
+    items = [i | {"collection": "sentinel-2-l2a"} for i in year_of_scenes(10)]
+    old = replace(YEAR, end="2024-01-31")
+    with serving(Faulty(items[:5])) as api:
+        here = Asking((registered(api.url),), tmp_path / "here", patience=QUICK)
+        team = Asking((at("local", api.url),), tmp_path / "team", patience=QUICK)
+        assert [len(discover(old, how).scenes) for how in (here, team)] == [5, 5]
+        api.items = items
+        assert [len(discover(old, how).scenes) for how in (here, team)] == [10, 10]
+        asked = len(api.seen)
+        assert len(discover(old, replace(team, offline=True)).scenes) == 10
+        assert len(api.seen) == asked
+        assert len(discover(old, replace(here, offline=True)).scenes) == 10
+    assert not (tmp_path / "here").exists()
 
 
 def test_a_damaged_part_is_refused_and_an_unfinished_one_is_asked_anew(tmp_path: Path) -> None:
     """A changed table is told; a table without its record, as a kill leaves it, counts for nothing."""
     items = year_of_scenes()
     with serving(Faulty(items)) as api:
-        discover(YEAR, asking(api, tmp_path))
-        (tmp_path / "sentinel-2-20240501T000000.json").unlink()
+        parts = discover(YEAR, asking(api, tmp_path)).parts
+        (tmp_path / f"{parts[4].name}.json").unlink()
         asked = len(api.pages())
         discover(YEAR, asking(api, tmp_path))
         assert {body["datetime"][:7] for body in api.pages()[asked:]} == {"2024-05"}
-        table = tmp_path / "sentinel-2-20240601T000000.parquet"
+        table = tmp_path / f"{parts[5].name}.parquet"
         table.write_bytes(table.read_bytes()[:-10])
         with pytest.raises(CatalogError, match="is damaged: its table is missing or not the one") as caught:
             discover(YEAR, asking(api, tmp_path))
-        table.with_suffix(".json").write_text("{")
+        record = table.with_suffix(".json")
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"query": {"sensor": "other"}}))
+        with pytest.raises(CatalogError, match="it answers another query"):
+            discover(YEAR, asking(api, tmp_path))
+        record.write_text("{")
         with pytest.raises(CatalogError, match="its record cannot be read"):
             discover(YEAR, asking(api, tmp_path))
     assert caught.value.item == str(table)
+    assert "delete this part's two files" in caught.value.todo
 
 
 def test_an_offline_search_names_the_part_it_lacks(tmp_path: Path) -> None:
     """No network and a part missing: which, and where."""
     with serving(Faulty(year_of_scenes())) as api:
-        discover(YEAR, asking(api, tmp_path))
-    (tmp_path / "sentinel-2-20240701T000000.json").unlink()
+        parts = discover(YEAR, asking(api, tmp_path)).parts
+    (tmp_path / f"{parts[6].name}.json").unlink()
     with pytest.raises(ServiceError, match="was not kept, and no network") as caught:
         discover(YEAR, asking(api, tmp_path, offline=True))
-    assert caught.value.item == f"sentinel-2-20240701T000000 in {tmp_path}"
+    assert caught.value.item == f"{parts[6].name} in {tmp_path}"
 
 
 def _part(*items: dict[str, Any]) -> Part:
@@ -195,14 +244,16 @@ def test_items_that_no_table_suits_are_kept_all_the_same(tmp_path: Path) -> None
     assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_an_item_without_any_time_is_refused_by_name(tmp_path: Path) -> None:
-    """A table would invent one."""
-    item = sentinel2("timeless", "2024-01-01T10:00:00Z")
-    item["properties"]["datetime"] = None
-    with pytest.raises(MetadataError, match="has no time") as caught:
-        freeze(_part(item), tmp_path)
-    assert "item timeless of collection" in caught.value.item
-    assert list(tmp_path.iterdir()) == []
+def test_items_that_no_table_can_hold_are_kept_beside_it_in_their_place(tmp_path: Path) -> None:
+    """Without a time, without properties, without an address: the record holds them, order and content stay."""
+    items = [sentinel2(name, "2024-01-01T10:00:00Z") for name in ("timeless", "a", "bare", "b", "lost")]
+    items[0]["properties"]["datetime"] = None
+    items[2] = {"type": "Feature", "id": "bare", "collection": "c"}
+    del items[4]["assets"]["red"]["href"]
+    kept = _part(*items)
+    freeze(kept, tmp_path)
+    assert thaw(tmp_path, "p", {"sensor": "s"}) == kept
+    assert len(rustac.read_sync(str(tmp_path / "p.parquet"))["features"]) == 2
 
 
 def test_a_full_disk_is_told_and_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from stac_faults import Faulty, serving
 
 from catalog.errors import MetadataError
 from catalog.patience import Patience
-from catalog.providers import Provider
+from catalog.providers import PROVIDERS, Provider
 from catalog.scene import Scene
 from catalog.search import Asking, Found, Query, Shortfall, discover
 from catalog.search.dialect import scene_of, translated
@@ -281,3 +281,29 @@ def test_every_recorded_sentinel_2_and_landsat_item_becomes_a_scene_and_stays_as
             assert translated(raw, "anyone")["properties"]["ringmoe:provider"] == "anyone"
             count += 1
     assert count == 51
+
+
+TESTED = {
+    "the link to the next page holds the token and drops a filter": "earth_search_drops_the_question",
+    "a radar scene in its own geometry is given an affine in degrees": "earth_search_gives_a_radar_scene_an_affine",
+    "the count moves while paging through collections that still grow": "earth_search_states_a_count_that_moves",
+    "the offset is stated for Sentinel-2 pixels that it was already applied to": "earth_search_states_an_offset",
+    "one overpass lies in two collections": "earth_search_has_one_overpass_in_two_collections",
+    "each band is listed twice, cloud-optimised and as JPEG 2000": "earth_search_lists_each_band_twice",
+    "the quality layer is written scl and has the role of data": "earth_search_calls_the_quality_layer_scl",
+    "radar scenes of one polarisation that the row does not have lie among the others": "earth_search_mixes_missions",
+    "no count is stated": "planetary_computer_states_no_count",
+    "tokens for its files expire within the hour": "a_token_is_kept_until_shortly_before_it_expires",
+    "the platform is written Sentinel-2B, and the time is the datatake's, not the tile's": "computer_writes_platforms",
+    "the true-colour image carries the names of the bands that it shows": "computer_names_bands_on_its_true_colour",
+    "Sentinel-2 items say nothing of no-data, scale and offset": "planetary_computer_says_nothing_of_no_data",
+    "Landsat bands are prefixed, and some products come without a temperature": "computer_prefixes_landsat_bands",
+}
+"""Each oddity that the table of providers names, and a part of the name of its test."""
+
+
+def test_every_oddity_that_a_provider_is_said_to_have_is_tested() -> None:
+    """The table of providers and the tests of this folder name the same ones."""
+    assert set(TESTED) == {trap for provider in PROVIDERS.values() for trap in provider.traps}
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_13_search_*.py"))
+    assert [name for name in TESTED.values() if f"{name}" not in tests.replace(f'"{name}"', "")] == []

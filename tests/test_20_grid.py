@@ -10,7 +10,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry, box, polygon, unary_union
 
 from catalog.errors import GridError
-from catalog.grid import area_from_bbox, native, tiles, utm_crs, whole
+from catalog.grid import area_from_bbox, crs_of, native, onto, tiles, utm_crs, whole
 
 UTM = "EPSG:32632"
 
@@ -42,17 +42,51 @@ def test_the_poles_have_no_zone(latitude: float) -> None:
         utm_crs(10.0, latitude)
     assert f"{latitude:.2f}" in refused.value.what
     assert "80 S" in refused.value.enough
-    assert "native" in refused.value.todo
+    assert "EPSG:3413" in refused.value.todo
 
 
 @pytest.mark.parametrize(
-    "bbox", [(10, 45, 10, 46), (11, 45, 10, 46), (10, 46, 11, 45), (170, 0, 190, 1), (10, -91, 11, 0)]
+    ("latitude", "crs"),
+    [(84.0, "EPSG:32632"), (84.01, "EPSG:3413"), (90.0, "EPSG:3413"), (-80.0, "EPSG:32732"), (-80.01, "EPSG:3031")],
+)
+def test_beyond_utm_lie_the_polar_grids(latitude: float, crs: str) -> None:
+    """Arctic and Antarctic polar stereographic; what is no latitude is refused."""
+    assert crs_of(10.0, latitude) == crs
+    with pytest.raises(GridError, match=r"no place lies at latitude 90\.01"):
+        crs_of(10.0, 90.01)
+
+
+def test_tiles_cover_the_pole_once() -> None:
+    """A cap of half a degree: no gap at the pole or at 180 degrees, no two tiles on the same ground, names unique."""
+    cap = area_from_bbox((-180, 89.5, 180, 90))
+    found = list(tiles(cap, "EPSG:3413", 30.0))
+    ground = onto(cap, "EPSG:3413")
+    together = unary_union([t.geobox.extent for t in found])
+    assert together is not None
+    radius_m = 54_166.0  # of 89.5 N on EPSG:3413, by pyproj
+    assert ground.area == pytest.approx(math.pi * radius_m**2, rel=1e-3)
+    assert ground.difference(together).area < 900.0
+    assert together.area == pytest.approx(len(found) * 15_360.0**2, rel=1e-12)
+    assert len({t.id for t in found}) == len(found)
+    assert "3413_15360m_E-001_N0000" in {t.id for t in found}
+
+
+@pytest.mark.parametrize(
+    "bbox", [(10, 45, 10, 46), (10, 46, 11, 45), (170, 0, 190, 1), (10, -91, 11, 0), (10, 45, math.nan, 46)]
 )
 def test_four_numbers_that_are_no_box_are_refused(bbox: tuple[float, ...]) -> None:
-    """West before east, south before north, within the Earth; also across the antimeridian."""
+    """No width, south beyond north, beyond the Earth, no number."""
     with pytest.raises(GridError) as refused:
         area_from_bbox(bbox)
     assert "antimeridian" in refused.value.todo
+
+
+def test_a_box_with_west_beyond_east_is_two_halves() -> None:
+    """Across the antimeridian, in degrees; one that ends at 180 is one."""
+    halves = area_from_bbox((179, -17, -178, -16))
+    assert [part.boundingbox.bbox for part in halves.geoms] == [(179, -17, 180, -16), (-180, -17, -178, -16)]
+    assert area_from_bbox((180, -17, -178, -16)).boundingbox.bbox == (-180, -17, -178, -16)
+    assert not area_from_bbox((179, -17, 180, -16)).is_multi
 
 
 AREAS = {

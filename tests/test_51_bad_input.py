@@ -18,13 +18,14 @@ import pytest
 import tiny_products as tiny
 from command_line import COMMAND, Run, copy_of, environment, own_prefect, ringmoe, start
 from odc.geo.geom import Geometry
+from own_scenes import search
 from shapely.geometry import box
 
 from catalog import sandbox
 from catalog.ingest import ingest
 from catalog.ledger import Ledger
 from catalog.quantify import Reading
-from catalog.search import dems, search
+from catalog.search import dems
 from catalog.serve import served
 from catalog.units import plan
 from flows import cli

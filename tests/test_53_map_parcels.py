@@ -150,7 +150,7 @@ def test_search_for_machines(small_run: Run) -> None:
     period = ("--from", "2025-08-08", "--to", "2025-08-08")
     done = invoke("search", "--home", small_run.home, "--sensor", "sentinel-2", *period, "--json", "-")
     assert done.code == 0, done.said
-    scenes = after_table(done)
+    scenes = after_table(done)["scenes"]
     assert len(scenes) == 2
     assert {s["level"] for s in scenes} == {"L2A"}
     assert all(s["id"].startswith("S2B_MSIL2A_20250808") and s["time"].startswith("2025-08-08T10:10") for s in scenes)

@@ -17,6 +17,7 @@ import xarray as xr
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
+from catalog import antimeridian
 from catalog.cube import usable_share
 from catalog.ledger import Ledger, file_digest, tree_digest, write_whole
 from catalog.publish.cog import MapClass
@@ -242,7 +243,7 @@ def _item(
     item = pystac.Item(
         id=item_id,
         geometry=dict(footprint),
-        bbox=list(shape.boundingbox.bbox),
+        bbox=antimeridian.bbox_of(shape),
         datetime=None,
         start_datetime=sources.start,
         end_datetime=sources.end,
@@ -310,6 +311,11 @@ def _file(folder: Path, name: str, title: str, kind: str, roles: list[str]) -> p
 
 
 def lonlat(extent: Geometry) -> dict[str, Any]:
-    """A polygon as GeoJSON in EPSG:4326, to a centimetre."""
-    found: dict[str, Any] = extent.to_crs("EPSG:4326").json
-    return {"type": "Polygon", "coordinates": [[[round(x, 7), round(y, 7)] for x, y in found["coordinates"][0]]]}
+    """A polygon as GeoJSON in EPSG:4326, to a centimetre; two where it crosses the antimeridian."""
+    rings = [
+        [[round(x, 7), round(y, 7)] for x, y in part.json["coordinates"][0]]
+        for part in antimeridian.parts_of(antimeridian.lonlat(extent))
+    ]
+    if len(rings) == 1:
+        return {"type": "Polygon", "coordinates": rings}
+    return {"type": "MultiPolygon", "coordinates": [[ring] for ring in rings]}

@@ -1,4 +1,4 @@
-"""Area, period and sensors become scenes, from one API or from several providers that stand in for one another."""
+"""Area, period and sensors become scenes, from providers that stand in for one another."""
 
 from catalog.search.area import Instant, instant
 from catalog.search.gaps import Gaps, filled, gaps
@@ -6,7 +6,6 @@ from catalog.search.overpass import Duplicate, best_of_each, same_overpass
 from catalog.search.pages import Shortfall
 from catalog.search.rasters import DEM, DEMS, LABELS, LabelClass, Raster, dems, labels
 from catalog.search.several import Asking, Found, Query, discover
-from catalog.search.single import search
 
 __all__ = [
     "DEM",
@@ -29,5 +28,4 @@ __all__ = [
     "instant",
     "labels",
     "same_overpass",
-    "search",
 ]

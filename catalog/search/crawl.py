@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,14 @@ from catalog.patience import Patience
 from catalog.search.frozen import Part, freeze, thaw
 from catalog.search.pages import Answer, Document, PageIO, asking
 
+FRESH = timedelta(days=1)
+"""How long an index of a catalogue on the web serves; one on this disk is read each time."""
 READERS = 8
 """Documents read at a time."""
 
 
 def index(url: str, folder: Path, patience: Patience | None = None, *, offline: bool = False) -> Part | None:
-    """All items of a static catalogue, from the table of an earlier crawl where there is one.
-
-    Delete the folder to crawl anew: what a provider adds later is not seen until then.
+    """All items of a static catalogue, from the table of an earlier crawl where that is younger than a day.
 
     Parameters
     ----------
@@ -47,7 +47,9 @@ def index(url: str, folder: Path, patience: Patience | None = None, *, offline: 
     name = f"static-{hashlib.sha256(url.encode()).hexdigest()[:12]}"
     query = {"static": url}
     kept = thaw(folder, name, query)
-    if kept is not None or offline:
+    if offline or (
+        kept is not None and "://" in url and datetime.now(UTC) - datetime.fromisoformat(kept.asked) < FRESH
+    ):
         return kept
     io = PageIO(patience or Patience())
     items = tuple(asking(url, lambda: list(_crawl(url, io))))

@@ -9,14 +9,20 @@ from typing import Any
 
 import pystac
 
+from catalog.antimeridian import centre_of, split
 from catalog.errors import MetadataError
 from catalog.geocode.affine import refuse_item
+from catalog.grid import check_zone
 from catalog.scene import Scene
 from catalog.search.pages import Document
 from catalog.sensors import SENSORS, Sensor
 
 LEVELS: Mapping[str, str] = {"S2MSI1C": "L1C", "S2MSI2A": "L2A", "GRD": "GRD", "RTC": "RTC", "SLC": "SLC"}
 """What providers call a product, to the level that a sensor's row knows."""
+CRS_FIELDS = ("proj:code", "proj:epsg", "proj:wkt2", "proj:projjson")
+"""Fields of the projection extension that name a CRS."""
+GRID_FIELDS = ("proj:transform",)
+"""The field of the projection extension that says where the pixels lie."""
 LANDSAT_SURFACE = ("L2SP", "L2SR")
 """Landsat's corrections that hold surface reflectance; L2SR has no surface temperature beside it."""
 
@@ -27,17 +33,40 @@ def scene_of(item: Document, provider: str) -> Scene:
     Raises
     ------
     MetadataError
-        The item has no CRS, names a band in two files of one kind, or lacks what a scene needs.
+        The item has no CRS, names a band in two files of one kind, or lacks what a scene needs, or is no item.
     GeolocationError
         It gives an affine to a product in radar geometry.
+    GridError
+        Its grid does not fit its UTM zone.
     """
-    return checked_scene(unlinked(translated(item, provider)))
+    try:
+        own = unlinked(translated(item, provider))
+        refuse_item(own)
+        scene = Scene.from_item(own)
+        refuse_zone(scene)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, pystac.STACError) as error:
+        raise MetadataError(
+            f"an item is not as the standard says ({type(error).__name__}: {str(error)[:160]})",
+            item=f"item {item.get('id')} of collection {item.get('collection')}",
+            enough="an item of STAC 1.0 or 1.1 with properties, geometry and assets",
+            todo="report it to the provider, or leave the item out",
+        ) from None
+    return scene
 
 
-def checked_scene(item: pystac.Item) -> Scene:
-    """An item as a scene; an affine on a product in radar geometry is refused."""
-    refuse_item(item)
-    return Scene.from_item(item)
+def refuse_zone(scene: Scene) -> None:
+    """Refuse a scene that lies where its UTM grid does not reach.
+
+    Raises
+    ------
+    GridError
+        It says which zone would.
+    """
+    if scene.geolocation != "affine":
+        return
+    centre = centre_of(scene.geometry)
+    for crs in {b.crs for b in scene.bands.values() if b.crs}:
+        check_zone(crs, *centre, item=f"item {scene.id} of collection {scene.collection}")
 
 
 def unlinked(item: Document) -> pystac.Item:
@@ -57,7 +86,15 @@ def translated(item: Document, provider: str) -> Document:
     own = copy.deepcopy(item)
     properties = own["properties"]
     properties["ringmoe:provider"] = provider
+    for holder in (properties, *own["assets"].values()):
+        if holder.get("proj:epsg") and not holder.get("proj:code"):
+            holder["proj:code"] = f"EPSG:{holder['proj:epsg']}"
+    if own.get("geometry"):
+        own["geometry"] = split(own["geometry"])
     if "ringmoe:format" in properties or "ringmoe:sensor" in properties:
+        _require_once(own)
+        if properties.get("ringmoe:geolocation") == "affine":
+            _require_place(own)
         return own
     properties["platform"] = str(properties.get("platform") or "").lower().replace("_", "-")
     sensor = next((s for s in SENSORS.values() if properties["platform"] in s.platforms), None)
@@ -72,7 +109,7 @@ def translated(item: Document, provider: str) -> Document:
     if _in_radar_geometry(properties, sensor):
         _without_affine(own)
     elif sensor.law != "complex-amplitude":
-        _require_crs(own)
+        _require_place(own)
     return own
 
 
@@ -123,12 +160,7 @@ def _carrier(item: Document, found: dict[str, Any], band: str, held: str | None,
     other = found[held]
     held_rank, rank = _optimised(other), _optimised(asset)
     if held_rank == rank and other["href"] != asset["href"]:
-        raise MetadataError(
-            f"two assets carry the band {band}: {held} and {key}",
-            item=f"item {item['id']} of collection {item.get('collection')}",
-            enough="one file per band, or one of them cloud-optimised",
-            todo="report it to the provider, or leave the item out",
-        )
+        raise _twice(item, band, held, key)
     loser = asset if held_rank >= rank else other
     loser["roles"] = ["alternate"]
     return held if loser is asset else key
@@ -174,15 +206,38 @@ def _band(key: str, asset: dict[str, Any], sensor: Sensor) -> str | None:
     return name
 
 
-def _require_crs(item: Document) -> None:
-    keys = ("proj:epsg", "proj:code", "proj:wkt2", "proj:projjson")
+def _require_once(item: Document) -> None:
+    """Refuse an item of ours with two files for one band; the same file listed twice is one."""
+    held: dict[str, tuple[str, Any]] = {}
     for key, asset in item["assets"].items():
-        if "bands" not in asset or "data" not in (asset.get("roles") or ()):
+        if "data" not in (asset.get("roles") or ()):
             continue
-        if not any(holder.get(k) for k in keys for holder in (asset, item["properties"])):
-            raise MetadataError(
-                "an item names no CRS for its pixels",
-                item=f"item {item['id']} of collection {item.get('collection')}, asset {key}",
-                enough="proj:code, proj:epsg, proj:wkt2 or proj:projjson on the item or its assets",
-                todo="report it to the provider, or ask another one",
-            )
+        for position, band in enumerate(asset.get("bands") or ()):
+            place = (asset["href"], asset.get("ringmoe:inside"), position)
+            before, file = held.setdefault(str(band.get("name")), (key, place))
+            if file != place:
+                raise _twice(item, str(band.get("name")), before, key)
+
+
+def _twice(item: Document, band: str, one: str, other: str) -> MetadataError:
+    return MetadataError(
+        f"two assets carry the band {band}: {one} and {other}",
+        item=f"item {item['id']} of collection {item.get('collection')}",
+        enough="one file per band, or one of them cloud-optimised",
+        todo="report it to the provider, or leave the item out",
+    )
+
+
+def _require_place(item: Document) -> None:
+    """Refuse pixels with an affine that nobody can place: without a CRS, or without the affine."""
+    for keys, lacks in ((CRS_FIELDS, "names no CRS for its pixels"), (GRID_FIELDS, "gives its pixels no affine")):
+        for key, asset in item["assets"].items():
+            if not (asset.get("bands") and "data" in (asset.get("roles") or ())):
+                continue
+            if not any(holder.get(k) for k in keys for holder in (asset, item["properties"])):
+                raise MetadataError(
+                    f"an item {lacks}",
+                    item=f"item {item['id']} of collection {item.get('collection')}, asset {key}",
+                    enough=f"{' or '.join(keys)} on the item or its assets",
+                    todo="report it to the provider, or ask another one",
+                )

@@ -8,19 +8,22 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import rustac
+from shapely.errors import ShapelyError
+from shapely.geometry import shape
 
-from catalog.errors import CatalogError, MetadataError
+from catalog.errors import CatalogError
 from catalog.ledger import no_space_left
 from catalog.search.pages import Document
 
 VERBATIM = "ringmoe:item"
 """Column that holds an item exactly as it was answered: the standard's own columns keep times to a millisecond."""
-RECORD = 1
+RECORD = 2
 """Version of the record beside a part."""
 
 
@@ -53,20 +56,22 @@ class Part:
 def freeze(part: Part, folder: Path) -> None:
     """Keep a part; its record is written last and counts as the proof that it is whole.
 
+    Items that stac-geoparquet cannot hold, as one without a time, are kept in the record, by their position.
+
     Raises
     ------
-    MetadataError
-        An item without a time, which stac-geoparquet cannot hold.
     StorageFull
         The disk has no room; parts kept before stay.
     """
     record = {k: v for k, v in asdict(part).items() if k != "items"}
-    record |= {"version": RECORD, "count": len(part.items), "sha256": ""}
+    loose = {str(n): item for n, item in enumerate(part.items) if not _fits(item)}
+    rows = [item for item in part.items if _fits(item)]
+    record |= {"version": RECORD, "count": len(part.items), "sha256": "", "loose": loose}
     with no_space_left(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
-        if part.items:
+        if rows:
             with _in_place_of(_table(folder, part.name)) as spare:
-                _write(spare, part.items)
+                _write(spare, rows)
                 record["sha256"] = _digest(spare)
         with _in_place_of(_record(folder, part.name)) as spare:
             spare.write_text(json.dumps(record, indent=1, sort_keys=True), "utf-8")
@@ -78,33 +83,29 @@ def thaw(folder: Path, name: str, query: Mapping[str, Any]) -> Part | None:
     Raises
     ------
     CatalogError
-        The part answers another query, or its file is not the one that was written.
+        Its file is not the one that was written.
     """
     if not _record(folder, name).exists():
         return None
     try:
         record = json.loads(_record(folder, name).read_text("utf-8"))
-        said, count, digest = record["query"], int(record["count"]), record["sha256"]
+        said, count, digest, loose = record["query"], int(record["count"]), record["sha256"], record["loose"]
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(folder, name, f"its record cannot be read ({type(error).__name__})") from None
     if said != _plain(query):
-        differ = sorted(k for k in {*said, *query} if said.get(k) != _plain(query).get(k))
-        raise CatalogError(
-            f"a kept part of a search answers another query: {', '.join(differ)} differ",
-            item=str(_record(folder, name)),
-            enough="a folder for each query",
-            todo="name another folder (--keep), or delete this one to search anew",
-        )
-    items: tuple[Document, ...] = ()
-    if count:
+        raise _damaged(folder, name, "it answers another query")
+    items: list[Document] = []
+    if digest:
         table = _table(folder, name)
         if not table.exists() or _digest(table) != digest:
             raise _damaged(folder, name, "its table is missing or not the one that was written")
-        items = tuple(json.loads(f["properties"][VERBATIM]) for f in rustac.read_sync(str(table))["features"])
-        if len(items) != count:
-            raise _damaged(folder, name, f"it holds {len(items)} items of {count}")
+        items = [json.loads(f["properties"][VERBATIM]) for f in rustac.read_sync(str(table))["features"]]
+    for position, item in sorted(loose.items(), key=lambda pair: int(pair[0])):
+        items.insert(int(position), item)
+    if len(items) != count:
+        raise _damaged(folder, name, f"it holds {len(items)} items of {count}")
     kept = {k: record[k] for k in ("name", "provider", "stated", "verified", "asked", "failures")}
-    return Part(query=said, items=items, refused=tuple(record["refused"]), notes=tuple(record["notes"]), **kept)
+    return Part(query=said, items=tuple(items), refused=tuple(record["refused"]), notes=tuple(record["notes"]), **kept)
 
 
 def _write(path: Path, items: Sequence[Document]) -> None:
@@ -116,20 +117,27 @@ def _write(path: Path, items: Sequence[Document]) -> None:
         rustac.write_sync(str(path), [{**row, "links": [], "stac_extensions": []} for row in bare])
 
 
+def _fits(item: Document) -> bool:
+    """Whether a table can hold an item: it has an id, a time, assets with addresses, and a geometry that is one."""
+    said, assets = item.get("properties"), item.get("assets")
+    if not isinstance(said, dict) or not isinstance(assets, dict) or not isinstance(item.get("id"), str):
+        return False
+    stamp = said.get("datetime") or said.get("start_datetime")
+    try:
+        datetime.fromisoformat(str(stamp))
+        shape(item["geometry"]) if item.get("geometry") is not None else None
+        [float(v) for v in item.get("bbox") or ()]
+    except (ValueError, TypeError, KeyError, AttributeError, ShapelyError):
+        return False
+    return all(isinstance(a, dict) and isinstance(a.get("href"), str) for a in assets.values())
+
+
 def _row(item: Document, properties: Mapping[str, Any], assets: Mapping[str, Any]) -> Document:
     """What the table's columns say of an item; an item without a geometry has an empty one there."""
     said = item["properties"]
-    time = said.get("datetime") or said.get("start_datetime")
-    if not time:
-        raise MetadataError(
-            "an item has no time",
-            item=f"item {item.get('id')} of collection {item.get('collection')}",
-            enough="datetime or start_datetime",
-            todo="report it to the provider, or ask another one",
-        )
     own = {k: v for k, v in item.items() if k in STANDARD}
     own["geometry"] = item.get("geometry") or {"type": "GeometryCollection", "geometries": []}
-    columns = {**properties, "datetime": time, VERBATIM: _text(item)}
+    columns = {**properties, "datetime": said.get("datetime") or said["start_datetime"], VERBATIM: _text(item)}
     return {"links": [], **own, "assets": dict(assets), "properties": columns}
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from catalog.errors import NothingFound
 from catalog.providers import Provider
 from catalog.scene import Scene
 from catalog.search.overpass import lacking, place_of
-from catalog.search.several import Asking, Found, Query, discover
+from catalog.search.several import Asking, Found, Query, answered
 
 
 @dataclass(frozen=True)
@@ -47,19 +46,14 @@ def gaps(query: Query, found: Sequence[Scene], provider: Provider, asking: Askin
     provider
         Who is asked.
     asking
-        How; its `keep` must be a folder of its own, the question being another one.
+        How.
 
     Raises
     ------
     ServiceError, NothingFound
         As `catalog.search.discover`, except that a provider which has nothing lacks nothing.
     """
-    try:
-        second = discover(query, replace(asking or Asking(), providers=(provider,)))
-    except NothingFound as error:
-        if not error.what.startswith("no provider has a scene"):
-            raise
-        second = Found((), ())
+    second = answered(query, replace(asking or Asking(), providers=(provider,)))
     missing = lacking(found, second.scenes)
     return Gaps(provider.id, missing, len(second.scenes) - len(missing), second)
 
@@ -68,4 +62,5 @@ def filled(found: Found, gap: Gaps) -> Found:
     """A search with its gaps filled from the second provider; every scene still says who answered it."""
     scenes = sorted((*found.scenes, *gap.missing), key=lambda s: (s.datetime, s.id))
     unreadable = (*found.unreadable, *gap.second.unreadable)
-    return Found(tuple(scenes), (*found.parts, *gap.second.parts), found.duplicates, unreadable)
+    duplicates = (*found.duplicates, *gap.second.duplicates)
+    return Found(tuple(scenes), (*found.parts, *gap.second.parts), duplicates, unreadable)

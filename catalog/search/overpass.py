@@ -10,7 +10,7 @@ from typing import Any
 from pystac.utils import str_to_datetime
 from shapely.geometry import shape
 
-from catalog.scene import Scene
+from catalog.scene import Scene, end_of
 from catalog.sensors import SENSORS
 
 SAME_PASS = timedelta(minutes=45)
@@ -69,6 +69,11 @@ def same_overpass(one: Scene, other: Scene) -> bool:
         return False
     place = place_of(one)
     return place is None or (abs(_start(one) - _start(other)) <= place.near and _shared(one, other) >= SAME_GROUND)
+
+
+def within(scene: Scene, first: datetime | None, last: datetime | None) -> bool:
+    """Whether a scene, or the range it was taken in, touches the period; servers disagree on ranges."""
+    return (last is None or scene.datetime <= last) and (first is None or end_of(scene) >= first)
 
 
 def best_of_each(scenes: Sequence[Scene]) -> tuple[tuple[Scene, ...], tuple[Duplicate, ...]]:

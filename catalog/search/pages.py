@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -20,6 +20,8 @@ T = TypeVar("T")
 Document = dict[str, Any]
 """An item as the provider answered it."""
 
+EMPTY_PAGES = 3
+"""Empty pages in a row after which no further one is asked for, though there is a link to it."""
 TIMEOUT_S = 60.0
 """How long a server may say nothing."""
 
@@ -82,6 +84,28 @@ class PageIO(StacApiIO):
         except Again as error:
             raise _unanswered(href, str(error), self.patience) from None
 
+    def get_pages(
+        self, url: str, method: str | None = None, parameters: dict[str, Any] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Every page, empty ones included: they hold the count too, and pystac-client would drop them.
+
+        Raises
+        ------
+        ServiceError
+            The links to the next page go in a circle.
+        """
+        page = self.read_json(url, method=method, parameters=parameters)
+        yield page
+        seen: set[str] = set()
+        empty = 0
+        while (link := next((k for k in page.get("links", ()) if k["rel"] == "next"), None)) and empty < EMPTY_PAGES:
+            if (text := json.dumps(link, sort_keys=True)) in seen:
+                raise _unanswered(url, "its links to the next page go in a circle", self.patience)
+            seen.add(text)
+            page = self.read_json(pystac.Link.from_dict(link), parameters=parameters)
+            empty = 0 if page.get("features") or page.get("collections") else empty + 1
+            yield page
+
     def _once(self, href: str, method: str, headers: dict[str, str] | None, how: Mapping[str, Any]) -> str:
         try:
             answer = self.session.request(method, href, headers=headers, timeout=self.timeout_s, **how)
@@ -124,7 +148,10 @@ def asking(url: str, ask: Callable[[], T]) -> T:
         return ask()
     except ServiceError as error:
         raise type(error)(error.what, item=url, enough=error.enough, todo=error.todo) from None
-    except (APIError, requests.RequestException, pystac.STACError, OSError, ValueError, KeyError) as error:
+    except APIError as error:
+        status = "" if error.status_code is None else f"HTTP {error.status_code}: "
+        raise _unanswered(url, f"{status}{' '.join(str(error).split())[:160]}", Patience()) from None
+    except (requests.RequestException, pystac.STACError, OSError, ValueError, KeyError) as error:
         raise _unanswered(url, f"{type(error).__name__}: {error}", Patience()) from None
 
 
@@ -159,10 +186,11 @@ def ask(
         The provider states another count than came.
     """
     io = client._stac_io
-    before = len(io.refused) if isinstance(io, PageIO) else 0
+    assert isinstance(io, PageIO)  # as `opened` makes them
+    before = len(io.refused)
     search = asking(url, lambda: client.search(collections=list(collections), limit=page, datetime=interval, **where))
-    pages = asking(url, lambda: list(search.pages_as_dicts()))
-    refused = tuple(io.refused[before:]) if isinstance(io, PageIO) else ()
+    pages = asking(url, lambda: list(io.get_pages(search.url, search.method, search.get_parameters())))
+    refused = tuple(io.refused[before:])
     return counted(url, pages, refused)
 
 

@@ -38,6 +38,17 @@ Sensors = Annotated[list[str] | None, typer.Option("--sensor", help="A sensor, r
 Model = Annotated[str | None, typer.Option("--model", metavar="ID", help="Item id. [default: the latest]")]
 SENSOR = Annotated[str, typer.Option("--sensor", help="Whose cubes are mapped.")]
 
+Providers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--provider",
+        help="Who is asked, repeatable, in order: local, earth-search, planetary-computer. [default: local]",
+    ),
+]
+Fill = Annotated[str | None, typer.Option(metavar="PROVIDER", help="A provider that fills what the others lack.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Only replay what was answered before.")]
+Anew = Annotated[bool, typer.Option("--anew", help="Ask again even for what is settled.")]
+
 OffsetChoice = Annotated[
     str | None,
     typer.Option(
@@ -52,10 +63,17 @@ ROOM_BYTES = 8 * 2**20
 """With less than this on the disk a run does not begin: the database of an embedded Prefect takes 6 MB."""
 
 
-def settings_of(home: Path | None, offset_policy: str | None = None) -> Settings:
-    """Settings with the options over the environment; Prefect is told before it is imported."""
-    given = {"home": home, "offset_policy": offset_policy}
-    settings = Settings.model_validate({k: v for k, v in given.items() if v is not None})
+def settings_of(home: Path | None, offset_policy: str | None = None, **searching: Any) -> Settings:
+    """Settings with the options over the environment; Prefect is told before it is imported.
+
+    Parameters
+    ----------
+    searching
+        provider (names), fill, offline and anew; what is None or False leaves the environment's.
+    """
+    given = {"home": home, "offset_policy": offset_policy, **searching}
+    given["provider"] = ",".join(searching.get("provider") or ()) or None
+    settings = Settings.model_validate({k: v for k, v in given.items() if v not in (None, False)})
     prepare(settings, debug="--debug" in sys.argv)
     end_orphans(settings)
     return settings
@@ -102,6 +120,18 @@ def report_items(title: str, refs: list[Any], json: Path | None) -> None:
     rows = [(ref.id, "made" if ref.fresh else "found finished", ref.asset) for ref in refs]
     terminal.table(title, ("item", "state", "where"), rows)
     terminal.machine([ref.model_dump(mode="json") for ref in refs], json)
+
+
+def report_unreadable(unreadable: Sequence[tuple[str, str]]) -> None:
+    """List items that are no scene, and end with an error that names them."""
+    if unreadable:
+        terminal.table("Not readable", ("item", "reason"), [(i, " ".join(r.split())) for i, r in unreadable])
+        raise CatalogError(
+            f"{len(unreadable)} items cannot be read as scenes; everything else is done",
+            item=", ".join(item for item, _ in unreadable),
+            enough=unreadable[0][1],
+            todo="mend these items at their catalogue, or ask another provider (--provider)",
+        )
 
 
 def report_failed(failed: list[tuple[str, str]]) -> None:

@@ -19,6 +19,7 @@ from flows.verbs.options import (
     app,
     refuse_idle,
     report_failed,
+    report_unreadable,
     settings_of,
     working,
 )
@@ -68,6 +69,7 @@ def run(
     report.show(summary)
     terminal.machine(summary, json)
     report_failed(failed)
+    report_unreadable(found.unreadable)
 
 
 @app.command()

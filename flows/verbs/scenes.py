@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows import terminal
 from flows.verbs.options import (
+    Anew,
     AreaFile,
     Bbox,
     Debug,
+    Fill,
     From,
     Home,
     Json,
+    Offline,
     OffsetChoice,
+    Providers,
     Sensors,
     To,
     app,
     report_failed,
     report_items,
+    report_unreadable,
     settings_of,
     working,
 )
+
+if TYPE_CHECKING:
+    from catalog.search import Found, Gaps
 
 
 @app.command()
@@ -80,40 +88,55 @@ def search(
     start: From = None,
     end: To = None,
     sensor: Sensors = None,
-    provider: Annotated[
-        list[str] | None,
-        typer.Option("--provider", help="A public provider, not what is registered; repeatable."),
+    provider: Providers = None,
+    fill: Fill = None,
+    gaps: Annotated[
+        str | None, typer.Option(metavar="PROVIDER", help="List what this provider has and the others lack.")
     ] = None,
-    fill: Annotated[str | None, typer.Option(help="A provider that fills what the others lack.")] = None,
-    keep: Annotated[Path | None, typer.Option(help="Folder of answered months: none is asked for twice.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Only replay what --keep holds.")] = False,
+    offline: Offline = False,
+    anew: Anew = False,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
     """Find scenes of an area and a period."""
-    settings = settings_of(home)
-    if not provider and (fill or keep or offline):
-        raise typer.BadParameter("--fill, --keep and --offline would do nothing without --provider")
-    from flows import asking
-    from flows.ingest import find
-    from flows.stac import stac_api
+    settings = settings_of(home, provider=provider, fill=fill, offline=offline, anew=anew)
+    from flows import asking, stac
 
-    if provider:
-        query = asking.query(settings, bbox, area, start, end, sensor)
-        found, gap = asking.discovered(query, provider, keep, offline=offline, second=fill)
-        scenes = found.scenes
-        answers = [(p["name"], p["provider"], p["items"], p["verified"], len(p["refused"])) for p in found.record()]
-        terminal.table("Answers", ("part", "provider", "items", "count held", "repeated pages"), answers)
-        if gap is not None:
-            terminal.table(f"Only {gap.provider} has", ("platform", "time", "place"), [g[1:4] for g in gap.table()])
-    else:
-        request = asking.ingest_request(settings, bbox, area, start, end, sensor)
-        where = asking.where(settings)
-        with stac_api(where) as url:
-            scenes = find(request, where, url)
-    rows = [(s.sensor, s.datetime.isoformat(timespec="minutes"), s.level, s.id) for s in scenes]
+    request = asking.ingest_request(settings, bbox, area, start, end, sensor)
+    where = asking.where(settings)
+    with stac.providers(where) as asked:
+        found = stac.find(request, where, asked)
+        gap = stac.lacks(request, where, asked, found, gaps) if gaps else None
+    answers = [(p["name"], p["provider"], p["items"], p["verified"], len(p["refused"])) for p in found.record()]
+    terminal.table("Answers", ("part", "provider", "items", "count held", "repeated pages"), answers)
+    refusals = [(p["name"], name, " ".join(why.split())) for p in found.record() for name, why in p["failures"].items()]
+    if refusals:
+        terminal.table("Did not answer", ("part", "provider", "reason"), refusals)
+    if found.duplicates:
+        dropped = [(d.kept.id, ", ".join(s.id for s in d.dropped), d.why) for d in found.duplicates]
+        terminal.table("One of each overpass", ("taken", "left out", "decided by"), dropped)
+    if gap is not None:
+        terminal.table(f"Only {gap.provider} has", ("platform", "time", "place", "id"), [g[1:] for g in gap.table()])
+    rows = [(s.sensor, s.datetime.isoformat(timespec="minutes"), s.level, s.id) for s in found.scenes]
     terminal.table(f"{len(rows)} scenes", ("sensor", "time", "level", "id"), rows)
-    terminal.machine([dict(zip(("sensor", "time", "level", "id"), r, strict=True)) for r in rows], json)
+    terminal.machine(_as_told(found, gap), json)
+    report_unreadable(found.unreadable)
+
+
+def _as_told(found: Found, gap: Gaps | None) -> dict[str, Any]:
+    """A search, JSON-able: scenes with who answered each, the record of the answers, what was left out and why."""
+    keys = ("sensor", "time", "level", "id", "provider")
+    rows = [(s.sensor, s.datetime.isoformat(), s.level, s.id, s.properties["ringmoe:provider"]) for s in found.scenes]
+    return {
+        "scenes": [dict(zip(keys, row, strict=True)) for row in rows],
+        "answers": found.record(),
+        "verified": found.verified,
+        "duplicates": [
+            {"kept": d.kept.id, "dropped": [s.id for s in d.dropped], "why": d.why} for d in found.duplicates
+        ],
+        "unreadable": [list(pair) for pair in found.unreadable],
+        "gaps": [list(row) for row in gap.table()] if gap else [],
+    }
 
 
 @app.command()
@@ -124,6 +147,10 @@ def plan(
     start: From = None,
     end: To = None,
     sensor: Sensors = None,
+    provider: Providers = None,
+    fill: Fill = None,
+    offline: Offline = False,
+    anew: Anew = False,
     tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
     pilot: Annotated[bool, typer.Option("--pilot", help="First make and time two cubes of each sensor.")] = False,
     json: Json = None,
@@ -131,7 +158,7 @@ def plan(
     debug: Debug = False,
 ) -> None:
     """What `ingest` would make and take: scenes, tiles, gigabytes, what is done, and with --pilot the time."""
-    settings = settings_of(home, offset_policy)
+    settings = settings_of(home, offset_policy, provider=provider, fill=fill, offline=offline, anew=anew)
     from flows import asking
     from flows.forecast import forecast
 
@@ -161,6 +188,10 @@ def ingest(
     start: From = None,
     end: To = None,
     sensor: Sensors = None,
+    provider: Providers = None,
+    fill: Fill = None,
+    offline: Offline = False,
+    anew: Anew = False,
     tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
     engine: Annotated[str, typer.Option(help="odc or stackstac reads and warps.")] = "odc",
     flatten: Annotated[bool, typer.Option("--flatten", help="Radar to terrain-flattened gamma nought.")] = False,
@@ -170,7 +201,7 @@ def ingest(
     debug: Debug = False,
 ) -> None:
     """Make cubes in physical units of an area and a period."""
-    settings = settings_of(home, offset_policy)
+    settings = settings_of(home, offset_policy, provider=provider, fill=fill, offline=offline, anew=anew)
     from flows import asking
     from flows.ingest import ingest as flow
 
@@ -178,5 +209,6 @@ def ingest(
         settings, bbox, area, start, end, sensor, tile_m=tile, engine=engine, flattened=flatten, dilate_m=dilate
     )
     with working(settings):
-        cubes = flow(request, asking.where(settings)).cubes
-    report_items("Cubes", cubes, json)
+        found = flow(request, asking.where(settings))
+    report_items("Cubes", found.cubes, json)
+    report_unreadable(found.unreadable)

@@ -1,6 +1,8 @@
 """Kills: eight writers make the cubes of a small Earth while one after another is killed at random moments.
 
 The cubes must end as those of an uninterrupted run, by checksum, and a kill may cost the one unit its writer was at.
+Then a server answers searches and files with 429, 5xx, dropped and cut connections, slowly and truncated: no item may
+be lost, and each refusal is listed with its reason.
 
     python tests/benchmarks/bench_cube_faults.py [--quick]
 """
@@ -21,6 +23,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import server_faults
 from odc.geo.geom import box
 
 from catalog import ingest, sandbox
@@ -92,7 +95,7 @@ def checksums(root: Path) -> dict[str, str]:
     return {item["id"]: item["assets"]["cube"]["file:checksum"] for _, item in Ledger(root).items("cubes")}
 
 
-def measure(size_px: int, tile_m: float, kills: int) -> dict[str, Any]:
+def measure(size_px: int, tile_m: float, kills: int, faults: int) -> dict[str, Any]:
     """All figures, as one JSON-able mapping."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -105,6 +108,7 @@ def measure(size_px: int, tile_m: float, kills: int) -> dict[str, Any]:
         dead = len(Ledger(folder / "storm").dead_attempts())
         swept = len(Ledger(folder / "storm").sweep())
         shutil.rmtree(folder / "storm")
+        served = server_faults.measure(folder / "scenes", folder / "sandbox" / "products", faults)
     return {
         "name": "cube_faults",
         "ratio": storm["begun"] / len(units),
@@ -117,6 +121,7 @@ def measure(size_px: int, tile_m: float, kills: int) -> dict[str, Any]:
         "empty": empty,
         "dead_attempts": dead,
         "swept": swept,
+        **served,
         "writers": WRITERS,
         "cores": os.cpu_count(),
         "machine": platform.machine(),
@@ -126,9 +131,9 @@ def measure(size_px: int, tile_m: float, kills: int) -> dict[str, Any]:
 def main() -> None:
     """Print the figures, the last line one JSON object."""
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("--quick", action="store_true", help="ten kills")
+    asked.add_argument("--quick", action="store_true", help="ten kills, forty faults of a server")
     quick = asked.parse_args().quick
-    print(json.dumps(measure(64, 320.0, 10) if quick else measure(160, 320.0, 100)))
+    print(json.dumps(measure(64, 320.0, 10, 40) if quick else measure(160, 320.0, 100, 400)))
 
 
 if __name__ == "__main__":

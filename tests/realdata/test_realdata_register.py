@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from affine import Affine
 from odc.geo.geobox import GeoBox
+from own_scenes import search
 
 from catalog.read import read, read_native, read_quality
 from catalog.register import Registration, register
 from catalog.scene import Scene
-from catalog.search import labels, search
+from catalog.search import labels
 from catalog.serve import served
 
 REAL = Path(os.environ.get("RINGMOE_REALDATA", Path(__file__).resolve().parents[3] / "shared" / "realdata"))
