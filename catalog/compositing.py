@@ -81,7 +81,8 @@ def build(unit: CompositeUnit, store: Path) -> xr.Dataset:
     """
     opened = {name: cube.open(name) for name in dict.fromkeys(look.store for look in unit.looks)}
     description = _description(unit, list(opened.values()))
-    clarity = [_clarity(opened[look.store])[look.index] for look in unit.looks]
+    shares = {name: _clarity(dataset) for name, dataset in opened.items()}
+    clarity = [shares[look.store][look.index] for look in unit.looks]
     first = opened[unit.looks[0].store]
     cube.create(store, _blank(unit, description, first))
     usable = 0
