@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -107,9 +108,9 @@ def submitter(client: Client, log: str = "") -> Any:
     return submit
 
 
-def outstanding(client: Client, count: int, payload: int) -> tuple[int, float]:
-    """Most units that were ever submitted and not ended, and MB by which this process grew on the way."""
-    process, begun, most = psutil.Process(), 0, 0
+def outstanding(client: Client, count: int, payload: int) -> tuple[int, int, float]:
+    """Most units ever submitted and not ended, most units alive here, and MB grown over the second half."""
+    process, begun, most, alive, half = psutil.Process(), 0, 0, 0, 0
     submit = submitter(client)
 
     def counted(unit: Light) -> PrefectDaskFuture[Any]:
@@ -117,32 +118,35 @@ def outstanding(client: Client, count: int, payload: int) -> tuple[int, float]:
         begun += 1
         return submit(unit)
 
-    before, seen = 0, set()
+    seen = set()
     units = (Light(n, os.urandom(payload)) for n in range(count))
     for ended, outcome in enumerate(batches.outcomes(units, counted, client)):
-        if ended == count // 10:
-            before = process.memory_info().rss
+        if ended == count // 2:
+            half = process.memory_info().rss
+        if ended % (count // 10) == 0:
+            alive = max(alive, sum(isinstance(thing, Light) for thing in gc.get_objects()))
         most = max(most, begun - ended)
         assert outcome.error is None
         seen.add(outcome.result)
     assert seen == set(range(count))
     assert len(client.futures) <= 1
-    return most, (process.memory_info().rss - before) / 2**20
+    return most, alive, (process.memory_info().rss - half) / 2**20
 
 
 def test_many_units_are_never_more_than_a_few_at_once(client: Client) -> None:
-    """300 units of 300 kB: three a thread outstanding at most; had all been submitted, 80 MB more would lie here."""
-    most, grown_mb = outstanding(client, 300, 300_000)
+    """Of 300 units three a thread are outstanding at most, and this process holds no more of them than those."""
+    most, alive, _ = outstanding(client, 300, 1000)
     assert most <= batches.PER_THREAD * WORKERS
-    assert grown_mb < 45
+    assert alive <= most + 2  # the one that ended and the one about to be submitted
 
 
 @pytest.mark.slow
 def test_ten_thousand_units_take_no_more_memory(client: Client) -> None:
-    """The same of 10,000: 300 MB of units pass, and this process keeps none of them."""
-    most, grown_mb = outstanding(client, 10_000, 30_000)
+    """The same of 10,000 of 30 kB: of the 150 MB of the second half at most a tenth stays in this process."""
+    most, alive, grown_mb = outstanding(client, 10_000, 30_000)
     assert most <= batches.PER_THREAD * WORKERS
-    assert grown_mb < 60
+    assert alive <= most + 2
+    assert grown_mb < 15
 
 
 def test_a_hung_unit_is_ended_and_holds_nobody_up(client: Client, tmp_path: Path) -> None:
