@@ -27,6 +27,11 @@ SCHEMA = 1
 _MARK = "ringmoe_cube"
 CHUNK = 256
 SHARD = 1024
+
+Window = tuple[slice, slice]
+"""Rows and columns."""
+
+WHOLE: Window = (slice(None), slice(None))
 _JSON_ATTRS = ("bands", "scenes", "provenance", "coregistration", "geobox", "notes", "usable_share")
 
 
@@ -209,6 +214,7 @@ def write_look(
     data: xr.DataArray,
     quality: xr.DataArray,
     layers: Mapping[str, xr.DataArray] | None = None,
+    window: Window = WHOLE,
 ) -> None:
     """Write one date into the store of a cube: whole shards that no other date shares.
 
@@ -222,6 +228,8 @@ def write_look(
         (y, x), uint8.
     layers
         Further (y, x) values, all that the store was laid out for.
+    window
+        Rows and columns that the arrays are of, whole shards; all of the date by default.
 
     Raises
     ------
@@ -237,13 +245,29 @@ def write_look(
         )
     for name, target in known.items():
         values = given[name]
-        if values.shape != target.shape[1:] or values.dtype != target.dtype:
+        place = tuple(len(range(n)[part]) for n, part in zip(target.shape[-2:], window, strict=True))
+        if values.shape != (*target.shape[1:-2], *place) or values.dtype != target.dtype:
             raise CubeError(
                 f"{name} of a date is {values.dtype} {values.shape}",
                 item=str(uri),
-                enough=f"{target.dtype} {target.shape[1:]}, as the first date",
+                enough=f"{target.dtype} {(*target.shape[1:-2], *place)}, as the first date",
             )
-        target[index] = values
+        target[(index, ..., *window)] = values
+
+
+def read_look(uri: str | Path, index: int, window: Window = WHOLE) -> tuple[np.ndarray, np.ndarray]:
+    """One date of a cube over rows and columns, of which only the chunks touched are read.
+
+    Returns
+    -------
+    tuple
+        data (band, y, x), NaN where nothing was measured, and quality (y, x), uint8.
+    """
+    store = zarr.open_group(Path(uri), mode="r")
+    data, quality = (store[name] for name in ("data", "quality"))
+    assert isinstance(data, zarr.Array)
+    assert isinstance(quality, zarr.Array)
+    return np.asarray(data[(index, ..., *window)]), np.asarray(quality[(index, *window)])
 
 
 def finish(uri: str | Path, attrs: Mapping[str, Any]) -> None:

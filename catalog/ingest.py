@@ -19,6 +19,7 @@ from catalog.errors import CatalogError, CubeError
 from catalog.ledger import Ledger, no_space_left
 from catalog.matching import Matcher
 from catalog.quantify import Look
+from catalog.scene import Scene
 from catalog.sensors import SENSORS, Sensor
 from catalog.units import Unit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,18 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 
 from catalog import cube
-from catalog.composite import Day
+from catalog.composite import Day, Method
 from catalog.errors import CubeError, NothingFound
 from catalog.ledger import Ledger
 from catalog.sensors import Quality
 
 Box = tuple[float, float, float, float]
+
+MOST_TASKS = 100_000
+"""A larger graph slows Dask's scheduler down and fills its memory."""
+
+TASKS_PER_CHUNK = 10
+"""Of a graph as it is built, before Dask fuses it: data and quality of a chunk are opened, cut, placed and stacked."""
 
 
 def open_area(
@@ -58,31 +65,82 @@ def open_area(
     NothingFound
         When no cube of the sensor touches area and period.
     CubeError
-        When the cubes lie on several grids or hold several quantities: they are never mixed.
+        When the cubes lie on several grids or hold several quantities: they are never mixed; or when the graph would
+        have more than MOST_TASKS tasks, before any cube is opened.
     """
-    found = _cubes(Path(catalogue), sensor, bbox)
+    found = _stores(_items(Path(catalogue), "cubes", sensor, bbox), start, end)
+    return _opened(found, f"{catalogue}: {len(found)} cubes of {sensor} over {bbox or 'everywhere'}", start, end, crs)
+
+
+def open_composites(
+    catalogue: str | Path,
+    sensor: str,
+    method: Method = "median",
+    bbox: Box | None = None,
+    start: Day | None = None,
+    end: Day | None = None,
+) -> xr.Dataset:
+    """All composites of a method that a catalogue holds over an area and a time, as `open_area` gives cubes.
+
+    Their time is the first day of the period each is of; a period that was composited again comes from the newest.
+    """
+    found = _items(Path(catalogue), "composites", sensor, bbox)
+    stores = _stores([f for f in found if f[1]["properties"]["ringmoe:composite"] == method], start, end)
+    return _opened(stores, f"{catalogue}: {len(stores)} {method} composites of {sensor}", start, end, None)
+
+
+def _opened(found: Sequence[Path], item: str, start: Day | None, end: Day | None, crs: str | None) -> xr.Dataset:
     datasets = [_within(cube.open(store), start, end) for store in found]
     datasets = [d for d in datasets if d.sizes["time"] and d.attrs["geobox"]]
     if crs is not None:
         datasets = [d for d in datasets if d.attrs["geobox"]["crs"] == crs]
     if not datasets:
         raise NothingFound(
-            f"no cube of {sensor} touches the area between {start or 'the beginning'} and {end or 'the end'}",
-            item=f"{catalogue}: {len(found)} cubes of {sensor} over {bbox or 'everywhere'}",
+            f"no cube touches the area between {start or 'the beginning'} and {end or 'the end'}",
+            item=item,
             enough="one cube on a map grid with a look in the period" + (f", in {crs}" if crs else ""),
             todo="ingest the area first, or ask for a wider box or period",
         )
-    _alike(datasets, sensor)
+    _alike(datasets, str(datasets[0].attrs["sensor"]))
     return _assembled(datasets)
 
 
-def _cubes(root: Path, sensor: str, bbox: Box | None) -> list[Path]:
-    """Stores of the sensor's cubes that touch a box, oldest first."""
-    found: list[tuple[str, Path]] = []
-    for path, item in Ledger(root).items("cubes"):
-        if item["properties"]["ringmoe:sensor"] == sensor and _touches(item["bbox"], bbox):
-            found.append((item["properties"]["created"], path.parent / item["assets"]["cube"]["href"]))
-    return [store for _, store in sorted(found)]
+def _items(root: Path, collection: str, sensor: str, bbox: Box | None) -> list[tuple[Path, dict[str, Any]]]:
+    """The sensor's items that touch a box, oldest first."""
+    found = [
+        (path, item)
+        for path, item in Ledger(root).items(collection)
+        if item["properties"]["ringmoe:sensor"] == sensor and _touches(item["bbox"], bbox)
+    ]
+    return sorted(found, key=lambda f: (f[1]["properties"]["created"], str(f[0].parent / f[1]["id"])))
+
+
+def _stores(found: Sequence[tuple[Path, Mapping[str, Any]]], start: Day | None, end: Day | None) -> list[Path]:
+    """Where the stores of items lie, if the graph over all of them is not too large.
+
+    Raises
+    ------
+    CubeError
+        Naming the number of tasks.
+    """
+    chunks = 0
+    for _, item in found:
+        about = item["properties"]
+        times = [t[:10] for t in about["cube:dimensions"]["time"]["values"]]
+        inside = sum((start is None or str(start)[:10] <= t) and (end is None or t <= str(end)[:10]) for t in times)
+        chunks += inside * math.prod(math.ceil(n / cube.SHARD) for n in about["ringmoe:shape"])
+    _check_tasks(chunks, f"{len(found):,} stores in area and period")
+    return [path.parent / item["assets"]["cube"]["href"] for path, item in found]
+
+
+def _check_tasks(chunks: int, item: str) -> None:
+    if TASKS_PER_CHUNK * chunks > MOST_TASKS:
+        raise CubeError(
+            f"a graph of {TASKS_PER_CHUNK * chunks:,} tasks is too large",
+            item=f"{item}: {chunks:,} chunks",
+            enough=f"{MOST_TASKS:,} tasks, that is {MOST_TASKS // TASKS_PER_CHUNK:,} chunks",
+            todo="name a smaller box or a shorter period and go over the area part by part, or make composites first",
+        )
 
 
 def _touches(one: Sequence[float], other: Box | None) -> bool:
@@ -143,6 +201,8 @@ def _assembled(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
         for index, scene in enumerate(dataset.attrs["scenes"]):
             looks[(dataset["time"].values[index], scene)][(y - top, x - left)] = dataset.isel(time=index)
     times = sorted(looks)
+    of_a_tile = math.prod(math.ceil(n / cube.SHARD) for n in first.attrs["geobox"]["shape"])
+    _check_tasks(len(times) * down * right * of_a_tile, f"{len(times):,} dates of {down} x {right} tiles")
     kept = {"data": np.float32(np.nan).astype(first["data"].dtype), "quality": np.uint8(Quality.NO_DATA)}
     layers = {
         name: da.stack([_blocks(looks[t], name, (down, right), first[name], value) for t in times])

@@ -19,7 +19,7 @@ from catalog.antimeridian import bbox_of
 from catalog.errors import CatalogError, GridError, NothingFound
 from catalog.sensors import SENSORS
 from flows import recipes
-from flows.refs import AdaptRequest, Area, IngestRequest, Period, RunRequest, Where
+from flows.refs import AdaptRequest, Area, CompositeRequest, IngestRequest, Period, RunRequest, Where
 from flows.settings import Settings
 from flows.stac import label_rasters
 
@@ -180,6 +180,24 @@ def ingest_request(
 ) -> IngestRequest:
     """What `search` and `ingest` are asked."""
     return IngestRequest(
+        area=area_of(settings, bbox, area),
+        period=period_of(settings, start, end),
+        sensors=sensors_of(sensors),
+        **options,
+    )
+
+
+def composite_request(
+    settings: Settings,
+    bbox: str | None,
+    area: Path | None,
+    start: str | None,
+    end: str | None,
+    sensors: Sequence[str] | None,
+    **options: Any,
+) -> CompositeRequest:
+    """What `composite` is asked."""
+    return CompositeRequest(
         area=area_of(settings, bbox, area),
         period=period_of(settings, start, end),
         sensors=sensors_of(sensors),

@@ -16,12 +16,13 @@ from flows.verbs.options import app
 # Their order is that of the help.
 # isort: off
 from flows.verbs import scenes
+from flows.verbs import composites
 from flows.verbs import models
 from flows.verbs import maps
 from flows.verbs import runs
 # isort: on
 
-__all__ = ["app", "main", "maps", "models", "runs", "scenes"]
+__all__ = ["app", "composites", "main", "maps", "models", "runs", "scenes"]
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells know it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ class ItemRef(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     collection: str
-    """cubes, models or maps."""
+    """cubes, composites, models or maps."""
     id: str
     """Id of the item, which ends in the id of its unit of work."""
     href: str
@@ -29,6 +29,19 @@ class ItemRef(BaseModel):
     """Multihash of that."""
     fresh: bool = False
     """True when this run made it, False when it was found finished."""
+
+    @classmethod
+    def of(cls, item: Mapping[str, Any], path: Path, *, asset: str = "cube", fresh: bool) -> ItemRef:
+        """The address of an item, which lies at `path`, and of the asset it is about."""
+        about = item["assets"][asset]
+        return cls(
+            collection=item["collection"],
+            id=item["id"],
+            href=str(path),
+            asset=str((path.parent / about["href"]).resolve()),
+            checksum=about["file:checksum"],
+            fresh=fresh,
+        )
 
 
 class Area(BaseModel):
@@ -92,6 +105,10 @@ class Where(BaseModel):
     """Processes of the local cluster."""
     threads: int = Field(default=2, ge=1)
     """Threads of torch."""
+    unit_seconds: float | None = Field(default=3600.0, gt=0)
+    """How long a unit may be at work before it is ended; None is no limit."""
+    performance_report: Path | None = None
+    """HTML file for Dask's account of what its workers did."""
     offset_policy: OffsetPolicy = "error"
     """What to do where a scene's metadata and pixels contradict each other on its radiometric offset."""
 
@@ -114,6 +131,8 @@ class Where(BaseModel):
             dask_address=settings.dask_address,
             workers=settings.workers,
             threads=settings.threads,
+            unit_seconds=settings.unit_seconds,
+            performance_report=settings.performance_report,
             offset_policy=settings.offset_policy,
         )
 
@@ -135,6 +154,21 @@ class IngestRequest(BaseModel):
     """Whether detected radar becomes terrain-flattened gamma nought; needs a DEM."""
     dilate_m: float = Field(default=0.0, ge=0)
     """Metres by which cloud and shadow of quality layers grow."""
+
+
+class CompositeRequest(BaseModel):
+    """Cubes of an area become one picture per tile and period."""
+
+    area: Area
+    """Every tile that touches it, whole."""
+    period: Period
+    """When to look."""
+    sensors: tuple[str, ...]
+    """Rows of catalog.sensors."""
+    method: Literal["median", "medoid", "clearest"] = "median"
+    """As in catalog.composite."""
+    every: Literal["month", "quarter", "year", "whole"] = "month"
+    """Parts of the calendar that the period is cut at; whole is one."""
 
 
 class PretrainRequest(BaseModel):

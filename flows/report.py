@@ -18,10 +18,16 @@ from ringmoe.evaluate import Scores, scores
 
 
 class Stopwatch:
-    """Seconds since it was made."""
+    """Seconds since it was made, and where its Dask workers could be watched."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
+        self.dashboards: list[str] = []
+
+    def told(self, step: str, done: float, total: float, note: str) -> None:
+        """Keep what `flows.workers` tells; to be handed to `flows.progress.watch`."""
+        if step == "workers":
+            self.dashboards.append(note)
 
     def seconds(self) -> float:
         """So far."""

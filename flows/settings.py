@@ -47,6 +47,10 @@ class Settings(BaseSettings):
     """Worker processes of the local Dask cluster."""
     threads: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1))
     """Threads of torch; part of what makes a CPU run repeatable."""
+    unit_seconds: float | None = Field(default=3600.0, gt=0)
+    """How long one cube or composite may be at work before it is ended and listed; None is no limit."""
+    performance_report: Path | None = None
+    """HTML file for Dask's account of what its workers did."""
     offset_policy: OffsetPolicy = "error"
     """What to do where a scene's metadata and pixels contradict each other on its radiometric offset."""
 

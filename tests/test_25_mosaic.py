@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from test_23_publish import FOOTPRINT, SOURCES
 from catalog import cube, publish
 from catalog.errors import CubeError, NothingFound
 from catalog.ledger import Ledger
-from catalog.mosaic import open_area
+from catalog.mosaic import TASKS_PER_CHUNK, open_area
 from catalog.sensors import Quality
 
 ROWS, COLUMNS = 30, 20
@@ -110,3 +111,36 @@ def test_grids_are_never_mixed(what: str, tmp_path: Path) -> None:
     if what == "CRS":
         chosen = open_area(tmp_path, "sentinel-2", crs="EPSG:32633")
         assert np.unique(chosen["data"].values).tolist() == [2.0]
+
+
+def test_a_graph_stays_below_what_is_counted_for_it(tmp_path: Path) -> None:
+    """The tasks of real areas, gaps included, are no more than the number by which a larger one is refused."""
+    for row, column in ((0, 0), (0, 1), (1, 2)):
+        published(tmp_path, f"t{row}{column}", tile(row, column), 1.0, ("s0", "s1"))
+    area = open_area(tmp_path, "sentinel-2")
+    chunks = 2 * 2 * 3
+    tasks = len(dict(area.__dask_graph__()))
+    assert tasks <= TASKS_PER_CHUNK * chunks
+
+
+def test_an_area_too_large_for_one_graph_is_refused_by_its_number(tmp_path: Path) -> None:
+    """400 tiles of 5,120 x 5,120 at two dates: refused before a store is opened (there is none), by the number."""
+    published(tmp_path, "a", tile(0, 0), 1.0, ("s0", "s1"))
+    item = json.loads((tmp_path / "cubes" / "a" / "a.json").read_text())
+    item["properties"]["ringmoe:shape"] = [5120, 5120]
+    for number in range(400):
+        folder = tmp_path / "cubes" / f"n{number}"
+        folder.mkdir()
+        (folder / f"n{number}.json").write_text(json.dumps({**item, "id": f"n{number}"}))
+    with pytest.raises(CubeError, match="200,020 tasks"):
+        open_area(tmp_path, "sentinel-2")
+    with pytest.raises(CubeError, match="100,010 tasks"):
+        open_area(tmp_path, "sentinel-2", end="2025-05-10")
+
+
+def test_tiles_far_apart_are_refused_by_the_gaps_between_them(tmp_path: Path) -> None:
+    """Two tiles at the ends of a diagonal of 150 x 150: the empty places count, for the graph holds them."""
+    published(tmp_path, "a", tile(0, 0), 1.0, ("s0",))
+    published(tmp_path, "b", tile(149, 149), 1.0, ("s0",))
+    with pytest.raises(CubeError, match="150 x 150 tiles"):
+        open_area(tmp_path, "sentinel-2")

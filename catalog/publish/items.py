@@ -34,6 +34,7 @@ MLM = f"{_SCHEMA}/mlm/v1.4.0/schema.json"
 
 COLLECTIONS = {
     "cubes": "Calibrated and co-registered scenes of one instrument over one tile",
+    "composites": "One picture of a period, made of the looks of cubes that show the ground",
     "models": "Checkpoints of RingMoE with their data contract",
     "maps": "What a model says of an area",
 }
@@ -54,12 +55,12 @@ class Sources:
 def cube_item(
     ledger: Ledger, item_id: str, folder: Path, cube: xr.Dataset, sources: Sources, footprint: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Publish a finished cube that lies at folder/cube.zarr.
+    """Publish a finished cube, or a composite in its schema, that lies at folder/cube.zarr.
 
     Parameters
     ----------
     cube
-        The Dataset as written, in the schema of `catalog.cube`.
+        The Dataset as written, in the schema of `catalog.cube`; the attribute composite makes it one.
     footprint
         GeoJSON geometry in EPSG:4326.
 
@@ -70,7 +71,8 @@ def cube_item(
     """
     attrs = cube.attrs
     shares = attrs.get("usable_share") or usable_share(cube["quality"])
-    item = _item("cubes", item_id, footprint, sources, [DATACUBE, FILE])
+    collection = "composites" if "composite" in attrs else "cubes"
+    item = _item(collection, item_id, footprint, sources, [DATACUBE, FILE])
     item.properties |= {
         "ringmoe:sensor": attrs["sensor"],
         "ringmoe:modality": attrs["modality"],
@@ -90,6 +92,8 @@ def cube_item(
             **_layers(cube),
         },
     }
+    if collection == "composites":
+        item.properties |= {"ringmoe:composite": attrs["composite"], "ringmoe:period": attrs["period"]}
     if attrs["geobox"] is not None:
         _project(item, attrs["geobox"]["crs"], attrs["geobox"]["shape"], attrs["geobox"]["affine"])
     preview = write_preview(folder, cube, shares.index(max(shares)))
@@ -111,16 +115,20 @@ def cube_item(
     if preview is not None:
         kind = "image/tiff; application=geotiff; profile=cloud-optimized"
         item.add_asset("preview", _file(folder, preview.name, "Clearest date, on the cube's grid", kind, ["overview"]))
-    return _commit(ledger, "cubes", item)
+    return _commit(ledger, collection, item)
 
 
 def _layers(cube: xr.Dataset) -> dict[str, Any]:
     """What a cube keeps of every scene beside its data and quality, as angles, layover and shadow."""
     found = {str(k): v for k, v in cube.data_vars.items() if v.dims == ("time", "y", "x") and k != "quality"}
     return {
-        k: {"dimensions": ["time", "y", "x"], "type": "auxiliary", "unit": str(v.attrs.get("units", "1"))}
-        for k, v in sorted(found.items())
+        k: {"dimensions": ["time", "y", "x"], "type": "auxiliary", "unit": _unit(v)} for k, v in sorted(found.items())
     }
+
+
+def _unit(layer: xr.DataArray) -> str:
+    """The unit as stored: that of a date is kept by xarray beside its attributes."""
+    return str(layer.attrs.get("units") or layer.encoding.get("units") or "1")
 
 
 def map_item(

@@ -59,20 +59,28 @@ OffsetChoice = Annotated[
     ),
 ]
 
+UnitSeconds = Annotated[
+    float | None,
+    typer.Option("--unit-seconds", help="End a unit that is at work for longer, and list it. [default: 3600]"),
+]
+Performance = Annotated[
+    Path | None, typer.Option("--performance", metavar="FILE", help="HTML of Dask's account of what its workers did.")
+]
+
 ROOM_BYTES = 8 * 2**20
 """With less than this on the disk a run does not begin: the database of an embedded Prefect takes 6 MB."""
 
 
-def settings_of(home: Path | None, offset_policy: str | None = None, **searching: Any) -> Settings:
+def settings_of(home: Path | None, offset_policy: str | None = None, **more: Any) -> Settings:
     """Settings with the options over the environment; Prefect is told before it is imported.
 
     Parameters
     ----------
-    searching
-        provider (names), fill, offline and anew; what is None or False leaves the environment's.
+    more
+        Settings by name, provider as several names; what is None or False leaves the environment's.
     """
-    given = {"home": home, "offset_policy": offset_policy, **searching}
-    given["provider"] = ",".join(searching.get("provider") or ()) or None
+    given = {"home": home, "offset_policy": offset_policy, **more}
+    given["provider"] = ",".join(more.get("provider") or ()) or None
     settings = Settings.model_validate({k: v for k, v in given.items() if v not in (None, False)})
     prepare(settings, debug="--debug" in sys.argv)
     end_orphans(settings)

@@ -52,9 +52,10 @@ def run(
         raise typer.BadParameter("name either --sandbox or --products FOLDER")
     refuse_idle(context, SANDBOX_ONLY if products else PRODUCTS_ONLY, "--products" if products else "--sandbox")
     settings = settings_of(home, offset_policy)
-    from flows import asking, report
+    from flows import asking, progress, report
 
     watch = report.Stopwatch()
+    progress.watch(watch.told)
     with working(settings):
         if sandbox:
             request, failed = asking.sandbox_run(settings, seed=seed, size_px=size, quick=quick)
@@ -65,7 +66,7 @@ def run(
         from flows.pipeline import ringmoe_on_earth
 
         found = ringmoe_on_earth(request)
-    summary = report.summarise(found, request, watch.seconds())
+    summary = report.summarise(found, request, watch.seconds()) | {"dask": watch.dashboards}
     report.show(summary)
     terminal.machine(summary, json)
     report_failed(failed)

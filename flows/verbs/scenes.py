@@ -19,9 +19,11 @@ from flows.verbs.options import (
     Json,
     Offline,
     OffsetChoice,
+    Performance,
     Providers,
     Sensors,
     To,
+    UnitSeconds,
     app,
     report_failed,
     report_items,
@@ -196,12 +198,23 @@ def ingest(
     engine: Annotated[str, typer.Option(help="odc or stackstac reads and warps.")] = "odc",
     flatten: Annotated[bool, typer.Option("--flatten", help="Radar to terrain-flattened gamma nought.")] = False,
     dilate: Annotated[float, typer.Option(help="Metres by which cloud and shadow grow.")] = 0.0,
+    unit_seconds: UnitSeconds = None,
+    performance: Performance = None,
     json: Json = None,
     offset_policy: OffsetChoice = None,
     debug: Debug = False,
 ) -> None:
     """Make cubes in physical units of an area and a period."""
-    settings = settings_of(home, offset_policy, provider=provider, fill=fill, offline=offline, anew=anew)
+    settings = settings_of(
+        home,
+        offset_policy,
+        provider=provider,
+        fill=fill,
+        offline=offline,
+        anew=anew,
+        unit_seconds=unit_seconds,
+        performance_report=performance,
+    )
     from flows import asking
     from flows.ingest import ingest as flow
 
