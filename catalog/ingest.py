@@ -19,6 +19,7 @@ from catalog.errors import CatalogError, CubeError
 from catalog.ledger import Ledger, no_space_left
 from catalog.quantify import Look
 from catalog.scene import Scene
+from catalog.search import remembered
 from catalog.sensors import SENSORS, Sensor
 from catalog.units import REFERENCE_SENSOR, Unit
 
@@ -152,6 +153,7 @@ def _description(unit: Unit, looks: Sequence[Look], shifts: Sequence[dict[str, A
         tile=unit.tile_id,
         period=unit.period,
         scenes=tuple(s.id for s in unit.scenes),
+        acquisitions=tuple(remembered(s) for s in unit.scenes),
         geobox=unit.tile.geobox if unit.tile else None,
         provenance={s.id: dict(look.provenance) for s, look in zip(unit.scenes, looks, strict=True)},
         coregistration=tuple(shifts),

@@ -1,4 +1,4 @@
-"""Cubes of one instrument over an area and a period -> one lazy Dataset over tiles and dates."""
+"""A version, or an area and a period -> one lazy Dataset over tiles and dates."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from catalog import cube
+from catalog import cube, versions
 from catalog.composite import Day
 from catalog.errors import CubeError, NothingFound
 from catalog.ledger import Ledger
+from catalog.search import recalled, superseded
 from catalog.sensors import Quality
+from catalog.versions import Listed
 
 Box = tuple[float, float, float, float]
+
+PER_LOOK = ("scenes", "acquisitions", "coregistration", "usable_share")
+"""Attributes of a cube that have an entry for each of its dates."""
 
 
 def open_area(
@@ -31,7 +36,7 @@ def open_area(
     end: Day | None = None,
     crs: str | None = None,
 ) -> xr.Dataset:
-    """All that a catalogue holds of an instrument over an area and a period, as one lazy Dataset.
+    """What counts of an instrument over an area and a period, as one lazy Dataset: its latest version.
 
     Parameters
     ----------
@@ -51,38 +56,79 @@ def open_area(
     Dataset
         data (time, band, y, x) in `attrs["units"]`, NaN where no scene was; quality (time, y, x),
         `catalog.sensors.Quality`, NO_DATA there; attributes as of a cube. A scene that several cubes of a tile hold
-        comes from the newest of them.
+        comes from the one listed last, and a scene does not count beside its reprocessed self: no date counts twice.
 
     Raises
     ------
     NothingFound
         When no cube of the sensor touches area and period.
     CubeError
-        When the cubes lie on several grids or hold several quantities: they are never mixed.
+        When the cubes lie on several grids or hold several quantities: they are never mixed; or when one is gone.
     """
-    found = _cubes(Path(catalogue), sensor, bbox)
-    datasets = [_within(cube.open(store), start, end) for store in found]
-    datasets = [d for d in datasets if d.sizes["time"] and d.attrs["geobox"]]
-    if crs is not None:
-        datasets = [d for d in datasets if d.attrs["geobox"]["crs"] == crs]
+    return _opened(versions.current(Ledger(catalogue), sensor), f"{catalogue}: {sensor}", bbox, (start, end), crs)
+
+
+def open_version(
+    item: str | Path,
+    bbox: Box | None = None,
+    start: Day | None = None,
+    end: Day | None = None,
+    crs: str | None = None,
+) -> xr.Dataset:
+    """All tiles and dates that a version lists, as one lazy Dataset; all as `open_area`.
+
+    Parameters
+    ----------
+    item
+        Path of the version's JSON, as HOME/catalog/versions/ID/ID.json.
+    """
+    ledger, version = versions.read(item)
+    return _opened(versions.contents(ledger, version), f"version {version['id']}", bbox, (start, end), crs)
+
+
+def _opened(
+    units: Sequence[Listed], called: str, bbox: Box | None, period: tuple[Day | None, Day | None], crs: str | None
+) -> xr.Dataset:
+    found = [u for u in units if _touches(u.item["bbox"], bbox)]
+    datasets = [d for d in (_within(cube.open(u.store), *period) for u in found) if d.attrs["geobox"]]
+    datasets = [d for d in datasets if d.sizes["time"] and crs in (None, d.attrs["geobox"]["crs"])]
     if not datasets:
+        start, end = period
         raise NothingFound(
-            f"no cube of {sensor} touches the area between {start or 'the beginning'} and {end or 'the end'}",
-            item=f"{catalogue}: {len(found)} cubes of {sensor} over {bbox or 'everywhere'}",
+            f"no cube touches the area between {start or 'the beginning'} and {end or 'the end'}",
+            item=f"{called}: {len(found)} cubes over {bbox or 'everywhere'}",
             enough="one cube on a map grid with a look in the period" + (f", in {crs}" if crs else ""),
             todo="ingest the area first, or ask for a wider box or period",
         )
-    _alike(datasets, sensor)
-    return _assembled(datasets)
+    return together(datasets, called)
 
 
-def _cubes(root: Path, sensor: str, bbox: Box | None) -> list[Path]:
-    """Stores of the sensor's cubes that touch a box, oldest first."""
-    found: list[tuple[str, Path]] = []
-    for path, item in Ledger(root).items("cubes"):
-        if item["properties"]["ringmoe:sensor"] == sensor and _touches(item["bbox"], bbox):
-            found.append((item["properties"]["created"], path.parent / item["assets"]["cube"]["href"]))
-    return [store for _, store in sorted(found)]
+def together(datasets: Sequence[xr.Dataset], called: str) -> xr.Dataset:
+    """Cubes on one grid of tiles as one lazy Dataset: tiles side by side, dates in their order, none twice.
+
+    Parameters
+    ----------
+    datasets
+        As `catalog.cube.open` gives them; of a scene that several hold over one tile the last is taken.
+    called
+        How an error names them.
+
+    Raises
+    ------
+    CubeError
+        When they lie on several grids or hold several quantities.
+    """
+    _alike(datasets, called)
+    return _assembled(_current(datasets))
+
+
+def _current(datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """Cubes without the looks whose reprocessed self another cube of the same tile has."""
+    tiles: dict[str, dict[str, Any]] = defaultdict(dict)
+    for dataset in datasets:
+        tiles[dataset.attrs["tile"]] |= {a["id"]: a for a in dataset.attrs["acquisitions"]}
+    gone = {tile: superseded([recalled(a) for a in kept.values()]) for tile, kept in tiles.items()}
+    return [_kept(d, np.array([s not in gone[d.attrs["tile"]] for s in d.attrs["scenes"]], bool)) for d in datasets]
 
 
 def _touches(one: Sequence[float], other: Box | None) -> bool:
@@ -99,11 +145,17 @@ def _within(dataset: xr.Dataset, start: Day | None, end: Day | None) -> xr.Datas
         keep &= days >= pd.Timestamp(str(start)[:10])
     if end is not None:
         keep &= days <= pd.Timestamp(str(end)[:10])
+    return _kept(dataset, keep)
+
+
+def _kept(dataset: xr.Dataset, keep: np.ndarray) -> xr.Dataset:
+    """Some of the looks of a cube, with what its attributes say of each."""
     chosen = dataset.isel(time=np.flatnonzero(keep))
-    return chosen.assign_attrs(scenes=[s for s, k in zip(dataset.attrs["scenes"], keep, strict=True) if k])
+    said = {name: dataset.attrs[name] for name in PER_LOOK if len(dataset.attrs.get(name, ())) == len(keep)}
+    return chosen.assign_attrs({k: [v for v, yes in zip(of, keep, strict=True) if yes] for k, of in said.items()})
 
 
-def _alike(datasets: Sequence[xr.Dataset], sensor: str) -> None:
+def _alike(datasets: Sequence[xr.Dataset], called: str) -> None:
     first = datasets[0]
     kinds: Mapping[str, set[str]] = {
         "CRS": {d.attrs["geobox"]["crs"] for d in datasets},
@@ -118,7 +170,7 @@ def _alike(datasets: Sequence[xr.Dataset], sensor: str) -> None:
         if len(values) > 1:
             raise CubeError(
                 f"cubes of {len(values)} different {what} do not make one Dataset",
-                item=f"{sensor}: {'; '.join(sorted(values))}",
+                item=f"{called}: {'; '.join(sorted(values))}",
                 enough=f"cubes of one {what}",
                 todo="name one (crs=...), or a smaller box, or open cubes by themselves with catalog.cube.open",
             )
@@ -143,6 +195,10 @@ def _assembled(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
         for index, scene in enumerate(dataset.attrs["scenes"]):
             looks[(dataset["time"].values[index], scene)][(y - top, x - left)] = dataset.isel(time=index)
     times = sorted(looks)
+    said: dict[str, dict[str, Any]] = {name: {} for name in PER_LOOK}
+    for dataset in datasets:
+        for name in PER_LOOK:
+            said[name] |= dict(zip(dataset.attrs["scenes"], dataset.attrs.get(name, ()), strict=False))
     kept = {"data": np.float32(np.nan).astype(first["data"].dtype), "quality": np.uint8(Quality.NO_DATA)}
     layers = {
         name: da.stack([_blocks(looks[t], name, (down, right), first[name], value) for t in times])
@@ -164,15 +220,21 @@ def _assembled(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
         },
         attrs={
             **first.attrs,
-            "scenes": [s for _, s in times],
             "tile": "+".join(sorted({str(d.attrs["tile"]) for d in datasets})),
             "provenance": {k: v for d in datasets for k, v in d.attrs["provenance"].items()},
-            "coregistration": [c for d in datasets for c in d.attrs["coregistration"]],
+            **{name: [of[s] for _, s in times if s in of] for name, of in said.items()},
+            "period": _span(datasets),
             "notes": list(dict.fromkeys(n for d in datasets for n in d.attrs["notes"])),
             "geobox": {"crs": str(box.crs), "affine": list(box.affine)[:6], "shape": list(box.shape)},
         },
     )
     return merged.rio.write_crs(str(box.crs)).rio.write_transform(box.affine)
+
+
+def _span(datasets: Sequence[xr.Dataset]) -> str:
+    """First and last day of the periods that cubes answer."""
+    days = [day for d in datasets for day in str(d.attrs["period"]).split("/")]
+    return f"{min(days)}/{max(days)}"
 
 
 def _blocks(
