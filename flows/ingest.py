@@ -17,10 +17,10 @@ from prefect.client.orchestration import get_client
 from prefect.futures import as_completed
 from pydantic import BaseModel, ConfigDict
 
-from catalog import cube, units
+from catalog import cube, units, versions
 from catalog import ingest as making
 from catalog.errors import AssetError, CatalogError, ServiceError
-from catalog.ledger import Ledger
+from catalog.ledger import Ledger, file_digest
 from catalog.quantify import Reading
 from catalog.scene import Scene
 from catalog.search import dems, search
@@ -51,6 +51,7 @@ def plan(request: IngestRequest, scenes: tuple[Scene, ...], where: Where, url: s
         area,
         str(request.period),
         tile_m=request.tile_m,
+        every=request.every,
         how=Reading(
             engine=request.engine,
             dems=heights,
@@ -151,7 +152,9 @@ class Ingested(BaseModel):
     scenes: dict[str, int]
     """Scenes found per sensor."""
     cubes: list[ItemRef]
-    """One per sensor and tile, by id."""
+    """One per sensor, tile and part of the calendar, by id."""
+    versions: list[ItemRef] = []
+    """One per sensor: what counts of it now."""
 
 
 @flow(name="ingest")
@@ -173,7 +176,28 @@ def ingest(request: IngestRequest, where: Where) -> Ingested:
     if pending:
         cubes += ingest_units(pending, where, len(planned))
     counts = {sensor: sum(s.sensor == sensor for s in scenes) for sensor in request.sensors}
-    return Ingested(scenes=counts, cubes=sorted(cubes, key=lambda ref: ref.id))
+    made = sorted(cubes, key=lambda ref: ref.id)
+    return Ingested(scenes=counts, cubes=made, versions=publish_versions(planned, where))
+
+
+def publish_versions(done: Sequence[units.Unit], where: Where) -> list[ItemRef]:
+    """What counts of each sensor after an ingest; a version that says so already is only looked up."""
+    ledger, found = Ledger(where.published), []
+    for sensor in sorted({unit.sensor for unit in done}):
+        before = {item["id"] for item in versions.heads(ledger, sensor)}
+        item = versions.publish_version(ledger, sensor, sorted(u.item_id for u in done if u.sensor == sensor))
+        path = str(ledger.item_path(versions.COLLECTION, item["id"]))
+        found.append(
+            ItemRef(
+                collection=versions.COLLECTION,
+                id=item["id"],
+                href=path,
+                asset=path,
+                checksum=file_digest(path),
+                fresh=item["id"] not in before,
+            )
+        )
+    return found
 
 
 def runner(where: Where) -> Any:

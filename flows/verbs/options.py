@@ -38,6 +38,13 @@ Sensors = Annotated[list[str] | None, typer.Option("--sensor", help="A sensor, r
 Model = Annotated[str | None, typer.Option("--model", metavar="ID", help="Item id. [default: the latest]")]
 SENSOR = Annotated[str, typer.Option("--sensor", help="Whose cubes are mapped.")]
 
+Every = Annotated[
+    str,
+    typer.Option(
+        "--every", metavar="PART", help="Scenes that share a cube: those of a month, of a year, or of the whole period."
+    ),
+]
+
 OffsetChoice = Annotated[
     str | None,
     typer.Option(
