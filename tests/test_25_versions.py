@@ -330,3 +330,23 @@ def test_a_half_written_cube_in_the_catalogue_is_never_listed(tmp_path: Path) ->
     assert run(root, scenes)[0] == version
     assert open_area(root, "sentinel-2").sizes["time"] == 4
     assert stale(Ledger(root)) == {}
+
+
+def test_a_composite_is_the_same_however_the_calendar_is_cut(tmp_path: Path) -> None:
+    """The median over May to August of months' cubes is that of the whole period's cube, to the bit."""
+    from flows.ingest import reference_of
+    from flows.refs import Area, Period
+    from flows.select import composites
+
+    area, period = Area(geometry=TILE.json), Period.model_validate({"start": "2025-05-01", "end": "2025-08-31"})
+    found = {}
+    for every in ("month", "period"):
+        root = tmp_path / every
+        _, items = run(root, season(tmp_path / "files"), every)  # type: ignore[arg-type]
+        refs = [reference_of(i, Ledger(root).item_path("cubes", i["id"]), fresh=True) for i in items]
+        (found[every],) = composites(refs, area, period)
+        assert len(refs) == {"month": 3, "period": 1}[every]
+    np.testing.assert_array_equal(found["month"]["data"].values, found["period"]["data"].values)
+    np.testing.assert_array_equal(found["month"]["looks"].values, found["period"]["looks"].values)
+    assert float(np.nanmax(found["month"]["looks"].values)) == 4
+    assert found["month"].attrs["period"] == found["period"].attrs["period"]
