@@ -67,7 +67,7 @@ def make(unit: CompositeUnit, ledger: Ledger) -> dict[str, Any]:
 
 
 def build(unit: CompositeUnit, store: Path) -> xr.Dataset:
-    """The composite of a unit, window by window: memory is that of a shard of it, however many looks there are.
+    """The composite of a unit, window by window: memory is that of one look, however many there are.
 
     Parameters
     ----------
@@ -85,21 +85,17 @@ def build(unit: CompositeUnit, store: Path) -> xr.Dataset:
     clarity = [shares[look.store][look.index] for look in unit.looks]
     first = opened[unit.looks[0].store]
     cube.create(store, _blank(unit, description, first))
-    usable = 0
-    for window in _windows((first.sizes["y"], first.sizes["x"]), cube.SHARD, cube.SHARD):
-        shard = _shard(unit, first, window, clarity)
-        cube.write_look(store, 0, shard["data"], shard["quality"], {name: shard[name] for name in LAYERS}, window)
-        usable += int(cube.usable(shard["quality"]).sum())
-    share = usable / (first.sizes["y"] * first.sizes["x"])
+    made = _made(unit, first, clarity)
+    cube.write_look(store, 0, made["data"], made["quality"], {name: made[name] for name in LAYERS})
+    share = float(cube.usable(made["quality"]).mean())
     about = {**cube.attributes(description), "platform": first.attrs.get("platform", "")}
     cube.finish(store, {**about, "usable_share": [share], "composite": unit.method})
     return cube.open(store)
 
 
-def _shard(unit: CompositeUnit, like: xr.Dataset, window: cube.Window, clarity: Sequence[float]) -> xr.Dataset:
-    """A part of the composite that is written at once, made of windows that fit into WINDOW_BYTES."""
-    top, left = window[0].start, window[1].start
-    shape = (window[0].stop - top, window[1].stop - left)
+def _made(unit: CompositeUnit, like: xr.Dataset, clarity: Sequence[float]) -> xr.Dataset:
+    """The composite, made of windows whose looks fit into WINDOW_BYTES."""
+    shape = (like.sizes["y"], like.sizes["x"])
     bands, dtype = like.sizes["band"], like["data"].dtype
     room = WINDOW_BYTES // (len(unit.looks) * bands * dtype.itemsize)
     rows = max(1, min(cube.CHUNK, room // cube.CHUNK))
@@ -108,13 +104,12 @@ def _shard(unit: CompositeUnit, like: xr.Dataset, window: cube.Window, clarity: 
         "quality": np.empty(shape, np.uint8),
         **{name: np.empty(shape, kind) for name, (kind, _) in LAYERS.items()},
     }
-    for part in _windows(shape, rows, cube.CHUNK):
-        place = (slice(part[0].start + top, part[0].stop + top), slice(part[1].start + left, part[1].stop + left))
-        made = composite(_looks(unit, like, place), unit.method, clarity=clarity)
+    for place in _windows(shape, rows, cube.CHUNK):
+        part = composite(_looks(unit, like, place), unit.method, clarity=clarity)
         for name, target in out.items():
-            values = made[name].values
+            values = part[name].values
             days = (values - EPOCH) / np.timedelta64(1, "D") if values.dtype.kind == "M" else values
-            target[(..., *part)] = days
+            target[(..., *place)] = days
     return xr.Dataset({name: (("band", "y", "x")[-v.ndim :], v) for name, v in out.items()})
 
 

@@ -20,6 +20,7 @@ from catalog.ledger import Ledger, no_space_left
 from catalog.matching import Matcher
 from catalog.quantify import Look
 from catalog.scene import Scene
+from catalog.search import remembered
 from catalog.sensors import SENSORS, Sensor
 from catalog.units import Unit
 
@@ -148,6 +149,7 @@ def _description(unit: Unit, looks: Sequence[Look], shifts: Sequence[Mapping[str
         tile=unit.tile_id,
         period=unit.period,
         scenes=tuple(s.id for s in unit.scenes),
+        acquisitions=tuple(remembered(s) for s in unit.scenes),
         geobox=unit.tile.geobox if unit.tile else None,
         provenance={s.id: {**look.provenance, **_origin(s)} for s, look in zip(unit.scenes, looks, strict=True)},
         coregistration=tuple(shifts),

@@ -158,6 +158,12 @@ class Ledger:
             if item is not None:
                 yield folder / f"{folder.name}.json", item
 
+    def remove(self, collection: str, item_id: str) -> None:
+        """Remove a finished unit: its record first, so that nothing half removed is ever found done."""
+        path = self.item_path(collection, item_id)
+        path.unlink(missing_ok=True)
+        shutil.rmtree(path.parent, ignore_errors=True)
+
     def dead_attempts(self) -> tuple[Path, ...]:
         """Attempt folders that no item names: what killed and repeated runs left behind."""
         dead = []

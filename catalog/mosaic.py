@@ -1,4 +1,4 @@
-"""Cubes of one instrument over an area and a period -> one lazy Dataset over tiles and dates."""
+"""A version, or an area and a period -> one lazy Dataset over tiles and dates."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ import xarray as xr
 from affine import Affine
 from odc.geo.geobox import GeoBox
 
-from catalog import cube
+from catalog import cube, versions
 from catalog.composite import Day, Method
 from catalog.errors import CubeError, NothingFound
 from catalog.ledger import Ledger
+from catalog.search import recalled, superseded
 from catalog.sensors import Quality
+from catalog.versions import Listed
 
 Box = tuple[float, float, float, float]
 
@@ -28,6 +30,9 @@ MOST_TASKS = 100_000
 
 TASKS_PER_CHUNK = 10
 """Of a graph as it is built, before Dask fuses it: data and quality of a chunk are opened, cut, placed and stacked."""
+
+PER_LOOK = ("scenes", "acquisitions", "coregistration", "usable_share")
+"""Attributes of a cube that have an entry for each of its dates."""
 
 
 def open_area(
@@ -38,7 +43,7 @@ def open_area(
     end: Day | None = None,
     crs: str | None = None,
 ) -> xr.Dataset:
-    """All that a catalogue holds of an instrument over an area and a period, as one lazy Dataset.
+    """What counts of an instrument over an area and a period, as one lazy Dataset: its latest version.
 
     Parameters
     ----------
@@ -58,18 +63,35 @@ def open_area(
     Dataset
         data (time, band, y, x) in `attrs["units"]`, NaN where no scene was; quality (time, y, x),
         `catalog.sensors.Quality`, NO_DATA there; attributes as of a cube. A scene that several cubes of a tile hold
-        comes from the newest of them.
+        comes from the one listed last, and a scene does not count beside its reprocessed self: no date counts twice.
 
     Raises
     ------
     NothingFound
         When no cube of the sensor touches area and period.
     CubeError
-        When the cubes lie on several grids or hold several quantities: they are never mixed; or when the graph would
-        have more than MOST_TASKS tasks, before any cube is opened.
+        When the cubes lie on several grids or hold several quantities: they are never mixed; when one is gone; or when
+        the graph would have more than MOST_TASKS tasks, before any cube is opened.
     """
-    found = _stores(_items(Path(catalogue), "cubes", sensor, bbox), start, end)
-    return _opened(found, f"{catalogue}: {len(found)} cubes of {sensor} over {bbox or 'everywhere'}", start, end, crs)
+    return _opened(versions.current(Ledger(catalogue), sensor), f"{catalogue}: {sensor}", bbox, (start, end), crs)
+
+
+def open_version(
+    item: str | Path,
+    bbox: Box | None = None,
+    start: Day | None = None,
+    end: Day | None = None,
+    crs: str | None = None,
+) -> xr.Dataset:
+    """All tiles and dates that a version lists, as one lazy Dataset; all as `open_area`.
+
+    Parameters
+    ----------
+    item
+        Path of the version's JSON, as HOME/catalog/versions/ID/ID.json.
+    """
+    ledger, version = versions.read(item)
+    return _opened(versions.contents(ledger, version), f"version {version['id']}", bbox, (start, end), crs)
 
 
 def open_composites(
@@ -84,60 +106,73 @@ def open_composites(
 
     Their time is the first day of the period each is of; a period that was composited again comes from the newest.
     """
-    found = _items(Path(catalogue), "composites", sensor, bbox)
-    stores = _stores([f for f in found if f[1]["properties"]["ringmoe:composite"] == method], start, end)
-    return _opened(stores, f"{catalogue}: {len(stores)} {method} composites of {sensor}", start, end, None)
+    found = [
+        versions.listed(path, item)
+        for path, item in Ledger(catalogue).items("composites")
+        if (item["properties"]["ringmoe:sensor"], item["properties"]["ringmoe:composite"]) == (sensor, method)
+    ]
+    found.sort(key=lambda unit: (unit.item["properties"]["created"], unit.id))
+    return _opened(found, f"{catalogue}: {method} composites of {sensor}", bbox, (start, end), None)
 
 
-def _opened(found: Sequence[Path], item: str, start: Day | None, end: Day | None, crs: str | None) -> xr.Dataset:
-    datasets = [_within(cube.open(store), start, end) for store in found]
-    datasets = [d for d in datasets if d.sizes["time"] and d.attrs["geobox"]]
-    if crs is not None:
-        datasets = [d for d in datasets if d.attrs["geobox"]["crs"] == crs]
+def _opened(
+    units: Sequence[Listed], called: str, bbox: Box | None, period: tuple[Day | None, Day | None], crs: str | None
+) -> xr.Dataset:
+    found = [u for u in units if _touches(u.item["bbox"], bbox)]
+    _check_tasks(sum(_chunks(u.item["properties"], *period) for u in found), f"{called}: {len(found):,} stores")
+    datasets = [d for d in (_within(cube.open(u.store), *period) for u in found) if d.attrs["geobox"]]
+    datasets = [d for d in datasets if d.sizes["time"] and crs in (None, d.attrs["geobox"]["crs"])]
     if not datasets:
+        start, end = period
         raise NothingFound(
             f"no cube touches the area between {start or 'the beginning'} and {end or 'the end'}",
-            item=item,
+            item=f"{called}: {len(found)} cubes over {bbox or 'everywhere'}",
             enough="one cube on a map grid with a look in the period" + (f", in {crs}" if crs else ""),
             todo="ingest the area first, or ask for a wider box or period",
         )
-    _alike(datasets, str(datasets[0].attrs["sensor"]))
-    return _assembled(datasets)
+    return together(datasets, called)
 
 
-def _items(root: Path, collection: str, sensor: str, bbox: Box | None) -> list[tuple[Path, dict[str, Any]]]:
-    """The sensor's items that touch a box, oldest first."""
-    found = [
-        (path, item)
-        for path, item in Ledger(root).items(collection)
-        if item["properties"]["ringmoe:sensor"] == sensor and _touches(item["bbox"], bbox)
-    ]
-    return sorted(found, key=lambda f: (f[1]["properties"]["created"], str(f[0].parent / f[1]["id"])))
+def together(datasets: Sequence[xr.Dataset], called: str) -> xr.Dataset:
+    """Cubes on one grid of tiles as one lazy Dataset: tiles side by side, dates in their order, none twice.
 
-
-def _stores(found: Sequence[tuple[Path, Mapping[str, Any]]], start: Day | None, end: Day | None) -> list[Path]:
-    """Where the stores of items lie, if the graph over all of them is not too large.
+    Parameters
+    ----------
+    datasets
+        As `catalog.cube.open` gives them; of a scene that several hold over one tile the last is taken.
+    called
+        How an error names them.
 
     Raises
     ------
     CubeError
-        Naming the number of tasks.
+        When they lie on several grids or hold several quantities.
     """
-    chunks = 0
-    for _, item in found:
-        about = item["properties"]
-        times = [t[:10] for t in about["cube:dimensions"]["time"]["values"]]
-        inside = sum((start is None or str(start)[:10] <= t) and (end is None or t <= str(end)[:10]) for t in times)
-        chunks += inside * math.prod(math.ceil(n / cube.SHARD) for n in about["ringmoe:shape"])
-    _check_tasks(chunks, f"{len(found):,} stores in area and period")
-    return [path.parent / item["assets"]["cube"]["href"] for path, item in found]
+    _alike(datasets, called)
+    return _assembled(_current(datasets))
+
+
+def _current(datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """Cubes without the looks whose reprocessed self another cube of the same tile has."""
+    tiles: dict[str, dict[str, Any]] = defaultdict(dict)
+    for dataset in datasets:
+        tiles[dataset.attrs["tile"]] |= {a["id"]: a for a in dataset.attrs["acquisitions"]}
+    gone = {tile: superseded([recalled(a) for a in kept.values()]) for tile, kept in tiles.items()}
+    return [_kept(d, np.array([s not in gone[d.attrs["tile"]] for s in d.attrs["scenes"]], bool)) for d in datasets]
+
+
+def _chunks(about: Mapping[str, Any], start: Day | None, end: Day | None) -> int:
+    """Chunks of one layer of a cube within a period, by its item."""
+    times = [t[:10] for t in about["cube:dimensions"]["time"]["values"]]
+    inside = sum((start is None or str(start)[:10] <= t) and (end is None or t <= str(end)[:10]) for t in times)
+    return inside * math.prod(math.ceil(n / cube.SHARD) for n in about["ringmoe:shape"])
 
 
 def _check_tasks(chunks: int, item: str) -> None:
     if TASKS_PER_CHUNK * chunks > MOST_TASKS:
         raise CubeError(
             f"a graph of {TASKS_PER_CHUNK * chunks:,} tasks is too large",
-            item=f"{item}: {chunks:,} chunks",
+            item=f"{item}, {chunks:,} chunks",
             enough=f"{MOST_TASKS:,} tasks, that is {MOST_TASKS // TASKS_PER_CHUNK:,} chunks",
             todo="name a smaller box or a shorter period and go over the area part by part, or make composites first",
         )
@@ -157,11 +192,19 @@ def _within(dataset: xr.Dataset, start: Day | None, end: Day | None) -> xr.Datas
         keep &= days >= pd.Timestamp(str(start)[:10])
     if end is not None:
         keep &= days <= pd.Timestamp(str(end)[:10])
+    return _kept(dataset, keep)
+
+
+def _kept(dataset: xr.Dataset, keep: np.ndarray) -> xr.Dataset:
+    """Some of the looks of a cube, with what its attributes say of each."""
+    if keep.all():
+        return dataset
     chosen = dataset.isel(time=np.flatnonzero(keep))
-    return chosen.assign_attrs(scenes=[s for s, k in zip(dataset.attrs["scenes"], keep, strict=True) if k])
+    said = {name: dataset.attrs[name] for name in PER_LOOK if len(dataset.attrs.get(name, ())) == len(keep)}
+    return chosen.assign_attrs({k: [v for v, yes in zip(of, keep, strict=True) if yes] for k, of in said.items()})
 
 
-def _alike(datasets: Sequence[xr.Dataset], sensor: str) -> None:
+def _alike(datasets: Sequence[xr.Dataset], called: str) -> None:
     first = datasets[0]
     kinds: Mapping[str, set[str]] = {
         "CRS": {d.attrs["geobox"]["crs"] for d in datasets},
@@ -176,7 +219,7 @@ def _alike(datasets: Sequence[xr.Dataset], sensor: str) -> None:
         if len(values) > 1:
             raise CubeError(
                 f"cubes of {len(values)} different {what} do not make one Dataset",
-                item=f"{sensor}: {'; '.join(sorted(values))}",
+                item=f"{called}: {'; '.join(sorted(values))}",
                 enough=f"cubes of one {what}",
                 todo="name one (crs=...), or a smaller box, or open cubes by themselves with catalog.cube.open",
             )
@@ -203,6 +246,10 @@ def _assembled(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     times = sorted(looks)
     of_a_tile = math.prod(math.ceil(n / cube.SHARD) for n in first.attrs["geobox"]["shape"])
     _check_tasks(len(times) * down * right * of_a_tile, f"{len(times):,} dates of {down} x {right} tiles")
+    said: dict[str, dict[str, Any]] = {name: {} for name in PER_LOOK}
+    for dataset in datasets:
+        for name in PER_LOOK:
+            said[name] |= dict(zip(dataset.attrs["scenes"], dataset.attrs.get(name, ()), strict=False))
     kept = {"data": np.float32(np.nan).astype(first["data"].dtype), "quality": np.uint8(Quality.NO_DATA)}
     layers = {
         name: da.stack([_blocks(looks[t], name, (down, right), first[name], value) for t in times])
@@ -224,15 +271,21 @@ def _assembled(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
         },
         attrs={
             **first.attrs,
-            "scenes": [s for _, s in times],
             "tile": "+".join(sorted({str(d.attrs["tile"]) for d in datasets})),
             "provenance": {k: v for d in datasets for k, v in d.attrs["provenance"].items()},
-            "coregistration": [c for d in datasets for c in d.attrs["coregistration"]],
+            **{name: [of[s] for _, s in times if s in of] for name, of in said.items()},
+            "period": _span(datasets),
             "notes": list(dict.fromkeys(n for d in datasets for n in d.attrs["notes"])),
             "geobox": {"crs": str(box.crs), "affine": list(box.affine)[:6], "shape": list(box.shape)},
         },
     )
     return merged.rio.write_crs(str(box.crs)).rio.write_transform(box.affine)
+
+
+def _span(datasets: Sequence[xr.Dataset]) -> str:
+    """First and last day of the periods that cubes answer."""
+    days = [day for d in datasets for day in str(d.attrs["period"]).split("/")]
+    return f"{min(days)}/{max(days)}"
 
 
 def _blocks(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -14,6 +13,7 @@ from odc.geo.geom import Geometry
 
 from catalog.composite import Method
 from catalog.ledger import unit_id
+from catalog.versions import Listed, renewals
 
 RESULTS_VERSION = 1
 """Raised when the same cubes would give another composite."""
@@ -106,32 +106,33 @@ def divide(start: dt.date, end: dt.date, every: Every) -> tuple[Days, ...]:
 
 
 def plan(
-    items: Iterable[tuple[Path, Mapping[str, Any]]],
+    cubes: Sequence[Listed],
     area: Geometry,
     sensors: Sequence[str],
     periods: Sequence[Days],
     method: Method,
 ) -> Planned:
-    """The composites that published cubes make over an area, one per grid, quantity and period.
+    """The composites that cubes make over an area, one per grid, quantity and period; no store is opened.
 
     Parameters
     ----------
-    items
-        Paths and items of the collection cubes, as `Ledger.items` gives them; no store is opened. A scene that several
-        cubes of a tile hold is taken from the newest of them.
+    cubes
+        Those that count, as `versions.current` gives them. A scene that several cubes of a tile hold is taken from the
+        last of them, and none is taken beside its reprocessed self.
     area
         EPSG:4326.
     """
     groups: dict[tuple[str, ...], dict[tuple[str, str], LookRef]] = defaultdict(dict)
-    left_out = []
-    for path, item in sorted(items, key=lambda found: (found[1]["properties"]["created"], found[1]["id"])):
-        sensor = item["properties"]["ringmoe:sensor"]
-        if sensor not in sensors or Geometry(item["geometry"], "EPSG:4326").intersection(area).is_empty:
+    left_out, renewed = [], renewals(cubes)
+    for unit in cubes:
+        said = unit.item["properties"]
+        place = Geometry(dict(unit.item["geometry"]), "EPSG:4326")
+        if said["ringmoe:sensor"] not in sensors or place.intersection(area).is_empty:
             continue
-        if "proj:code" not in item["properties"]:
-            left_out.append(item["id"])
+        if "proj:code" not in said:
+            left_out.append(unit.id)
             continue
-        groups[_alike(item)] |= {(look.time, look.scene): look for look in _looks(path, item)}
+        groups[_alike(unit.item)] |= {(look.time, look.scene): look for look in _looks(unit, renewed)}
     units, empty = [], []
     for (sensor, tile, *_), looks in sorted(groups.items()):
         for days in periods:
@@ -151,13 +152,12 @@ def _alike(item: Mapping[str, Any]) -> tuple[str, ...]:
     return (about["ringmoe:sensor"], about["ringmoe:tile"], about["ringmoe:quantity"], *bands, *map(str, grid))
 
 
-def _looks(path: Path, item: Mapping[str, Any]) -> list[LookRef]:
-    """The dates of a cube, as its item lists them."""
-    times = item["properties"]["cube:dimensions"]["time"]["values"]
-    scenes = [link["title"] for link in item["links"] if link["rel"] == "derived_from"]
-    asset = item["assets"]["cube"]
-    store = str((path.parent / asset["href"]).resolve())
+def _looks(unit: Listed, renewed: Container[str]) -> list[LookRef]:
+    """The dates of a cube, as its item lists them, without scenes that were reprocessed since."""
+    times = unit.item["properties"]["cube:dimensions"]["time"]["values"]
+    store = str(unit.store.resolve())
     return [
-        LookRef(time, scene, item["id"], asset["file:checksum"], store, index)
-        for index, (time, scene) in enumerate(zip(times, scenes, strict=True))
+        LookRef(time, scene, unit.id, unit.checksum, store, index)
+        for index, (time, scene) in enumerate(zip(times, unit.scenes, strict=True))
+        if scene not in renewed
     ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import calendar
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from odc.geo.geom import Geometry
 
@@ -24,6 +25,12 @@ RESULTS_VERSION = 3
 LEAST_SHARE = 0.01
 """A scene that covers less of a tile than this is left out of it."""
 
+Every = Literal["month", "year", "period"]
+"""The part of the calendar that shares a cube; `period` takes all scenes asked for together."""
+
+EVERY: Every = "year"
+"""Unless another is asked for: a new scene makes one year's cubes of its tiles again, all other years stay shared."""
+
 REFERENCE_SENSOR = "sentinel-2"
 """Whose clearest scene of a tile the others are brought onto."""
 
@@ -39,7 +46,7 @@ class Unit:
     scenes: tuple[Scene, ...]
     """In the order of time."""
     period: str
-    """Interval asked for."""
+    """Interval asked for, or the calendar's part of it that this cube answers."""
     reference: Scene | None
     """The scene whose geometry is taken as right; None where no sensor of the tile can serve."""
     how: Reading = AS_USUAL
@@ -82,19 +89,39 @@ def _identity(scene: Scene) -> list[Any]:
 
 
 def plan(
-    scenes: Sequence[Scene], area: Geometry, period: str, *, tile_m: float, how: Reading = AS_USUAL
+    scenes: Sequence[Scene],
+    area: Geometry,
+    period: str,
+    *,
+    tile_m: float,
+    how: Reading = AS_USUAL,
+    every: Every = EVERY,
 ) -> tuple[Unit, ...]:
-    """The cubes that scenes make over an area, one per sensor and tile.
+    """The cubes that scenes make over an area, one per sensor, tile and part of the calendar.
 
     Scenes come onto UTM tiles of `tile_m`, beyond 84 N and 80 S onto polar stereographic ones. A scene stays on its own
     raster when that is no such grid of the sensor's resolution (a decimated copy, geographic coordinates) or when its
     pixels are complex and must not be interpolated.
 
+    All cubes of a tile are brought onto one reference: the clearest scene of the earliest part of the calendar that
+    has any. So a scene of a later month or year makes no other cube again.
+
+    Parameters
+    ----------
+    period
+        First and last day asked for, as in 2025-05-01/2025-08-31.
+    every
+        month and year (UTC) are those of the calendar, whatever day the period begins on.
+
     Raises
     ------
     NothingFound
         When no scene covers a hundredth of any tile.
+    CubeError
+        When there is no such part of the calendar.
     """
+    if every not in get_args(Every):
+        raise CubeError(f"no cube is made every {every}", item="--every", enough=f"one of {', '.join(get_args(Every))}")
     groups: dict[tuple[str, str], list[Scene]] = defaultdict(list)
     places: dict[tuple[str, str], Tile | None] = {}
     for scene in scenes:
@@ -112,11 +139,26 @@ def plan(
     for (sensor, name), members in sorted(groups.items()):
         members.sort(key=lambda s: (s.datetime, s.id))
         tile = places[(sensor, name)]
-        reference = _reference(groups.get((REFERENCE_SENSOR, name), []), tile) if tile else None
-        units += [
-            Unit(sensor, tile, batch, period, reference, _reading(how, batch[0], tile)) for batch in _alike(members)
-        ]
+        reference = _reference(groups.get((REFERENCE_SENSOR, name), []), tile, every) if tile else None
+        for part, batch in _alike(members, every):
+            shown = _clipped(part, period)
+            units.append(Unit(sensor, tile, batch, shown, reference, _reading(how, batch[0], tile)))
     return tuple(units)
+
+
+def part_of(scene: Scene, every: Every) -> str:
+    """The part of the calendar a scene belongs to, as in 2025-05 or 2025; empty for the whole period."""
+    return {"month": f"{scene.datetime:%Y-%m}", "year": f"{scene.datetime:%Y}", "period": ""}[every]
+
+
+def _clipped(part: str, period: str) -> str:
+    """The days of a part of the calendar that lie in a period."""
+    days = period.split("/")
+    if not part or len(days) != 2:
+        return period
+    year, month = int(part[:4]), int(part[5:] or 12)
+    first, last = f"{part[:4]}-{part[5:] or '01'}-01", f"{year}-{month:02d}-{calendar.monthrange(year, month)[1]}"
+    return f"{max(first, days[0])}/{min(last, days[1])}"
 
 
 def _places(scene: Scene, area: Geometry, tile_m: float) -> list[tuple[str, Tile | None]]:
@@ -157,23 +199,28 @@ def _on_tiled_grid(scene: Scene, crs: str, resolution_m: float) -> bool:
     return bool(transforms) and north_up and min(abs(t[0]) for t in transforms) <= 1.5 * resolution_m
 
 
-def _alike(scenes: Sequence[Scene]) -> list[tuple[Scene, ...]]:
-    """Scenes that may share a cube: same quantity, same bands, placed in the same way."""
-    kinds: dict[tuple[str, tuple[str, ...], str], list[Scene]] = defaultdict(list)
+def _alike(scenes: Sequence[Scene], every: Every) -> list[tuple[str, tuple[Scene, ...]]]:
+    """Scenes that may share a cube, by part of the calendar: same quantity, same bands, placed in the same way."""
+    kinds: dict[tuple[str, str, tuple[str, ...], str], list[Scene]] = defaultdict(list)
     for scene in scenes:
-        kinds[(scene.quantity, tuple(scene.bands), scene.geolocation)].append(scene)
-    return [tuple(kinds[k]) for k in sorted(kinds)]
+        kinds[(part_of(scene, every), scene.quantity, tuple(scene.bands), scene.geolocation)].append(scene)
+    return [(k[0], tuple(kinds[k])) for k in sorted(kinds)]
 
 
-def _reference(scenes: Sequence[Scene], tile: Tile) -> Scene | None:
-    """Of the scenes that cover most of the tile (to a tenth) the one with least cloud, then the earliest."""
+def _reference(scenes: Sequence[Scene], tile: Tile, every: Every) -> Scene | None:
+    """Of the scenes that cover most of the tile (to a tenth) the one with least cloud, then the earliest.
+
+    Only scenes of the earliest part of the calendar that has any: those of later ones come and go without moving it.
+    """
 
     def rank(scene: Scene) -> tuple[float, float, Any, str]:
         covered = Geometry(dict(scene.geometry), "EPSG:4326").intersection(extent).area / extent.area
         return (-round(covered, 1), float(scene.properties.get("eo:cloud_cover", 101.0)), scene.datetime, scene.id)
 
     extent = lonlat(tile.geobox.extent)
-    return min((s for s in scenes if s.geolocation == "affine"), key=rank, default=None)
+    able = [s for s in scenes if s.geolocation == "affine"]
+    earliest = min((part_of(s, every) for s in able), default="")
+    return min((s for s in able if part_of(s, every) == earliest), key=rank, default=None)
 
 
 def _reading(how: Reading, scene: Scene, tile: Tile | None) -> Reading:

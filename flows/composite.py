@@ -10,7 +10,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
-from catalog import compositing, periods
+from catalog import compositing, periods, versions
 from catalog.errors import NothingFound
 from catalog.ledger import Ledger
 from flows import batches, progress
@@ -40,7 +40,8 @@ def plan(request: CompositeRequest, where: Where) -> periods.Planned:
     """
     days = periods.divide(request.period.start, request.period.end, request.every)
     area = Geometry(request.area.geometry, "EPSG:4326")
-    cubes = Ledger(where.published).items("cubes")
+    ledger = Ledger(where.published)
+    cubes = [unit for sensor in request.sensors for unit in versions.current(ledger, sensor)]
     found = periods.plan(cubes, area, request.sensors, days, request.method)
     if not found.units:
         raise NothingFound(

@@ -12,10 +12,10 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from pydantic import BaseModel, ConfigDict
 
-from catalog import cube, units
+from catalog import cube, units, versions
 from catalog import ingest as making
 from catalog.errors import AssetError, ServiceError
-from catalog.ledger import Ledger
+from catalog.ledger import Ledger, file_digest
 from catalog.providers import Provider
 from catalog.quantify import Reading
 from catalog.scene import Scene
@@ -35,6 +35,7 @@ def plan(
         area,
         str(request.period),
         tile_m=request.tile_m,
+        every=request.every,
         how=Reading(
             engine=request.engine,
             dems=() if placed else heights(where, asked, request.area),
@@ -89,7 +90,9 @@ class Ingested(BaseModel):
     scenes: dict[str, int]
     """Scenes found per sensor."""
     cubes: list[ItemRef]
-    """One per sensor and tile, by id."""
+    """One per sensor, tile and part of the calendar, by id."""
+    versions: list[ItemRef] = []
+    """One per sensor: what counts of it now."""
     unreadable: list[tuple[str, str]] = []
     """Items that are no scene, as collection/id, and why; everything else was found."""
 
@@ -113,7 +116,32 @@ def ingest(request: IngestRequest, where: Where) -> Ingested:
     if pending:
         cubes += ingest_units(pending, where, len(planned))
     counts = {sensor: sum(s.sensor == sensor for s in found.scenes) for sensor in request.sensors}
-    return Ingested(scenes=counts, cubes=sorted(cubes, key=lambda ref: ref.id), unreadable=list(found.unreadable))
+    return Ingested(
+        scenes=counts,
+        cubes=sorted(cubes, key=lambda ref: ref.id),
+        versions=publish_versions(planned, where),
+        unreadable=list(found.unreadable),
+    )
+
+
+def publish_versions(done: Sequence[units.Unit], where: Where) -> list[ItemRef]:
+    """What counts of each sensor after an ingest; a version that says so already is only looked up."""
+    ledger, found = Ledger(where.published), []
+    for sensor in sorted({unit.sensor for unit in done}):
+        before = {item["id"] for item in versions.heads(ledger, sensor)}
+        item = versions.publish_version(ledger, sensor, sorted(u.item_id for u in done if u.sensor == sensor))
+        path = str(ledger.item_path(versions.COLLECTION, item["id"]))
+        found.append(
+            ItemRef(
+                collection=versions.COLLECTION,
+                id=item["id"],
+                href=path,
+                asset=path,
+                checksum=file_digest(path),
+                fresh=item["id"] not in before,
+            )
+        )
+    return found
 
 
 def open_cube(ref: ItemRef) -> Any:

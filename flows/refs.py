@@ -18,7 +18,7 @@ class ItemRef(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     collection: str
-    """cubes, composites, models or maps."""
+    """cubes, composites, models, maps or versions."""
     id: str
     """Id of the item, which ends in the id of its unit of work."""
     href: str
@@ -148,6 +148,8 @@ class IngestRequest(BaseModel):
     """Rows of catalog.sensors."""
     tile_m: float = Field(default=15_360.0, gt=0)
     """Side of a tile."""
+    every: Literal["month", "year", "period"] = "year"
+    """The part of the calendar that shares a cube, as `catalog.units.Every`; smaller parts share more between runs."""
     engine: Literal["odc", "stackstac"] = "odc"
     """Which library reads and warps."""
     flattened: bool = False

@@ -73,7 +73,9 @@ def update(home: str, bbox: list[float], days: int = 30, sensor: str = "sentinel
     area = Area.box(bbox, "the scheduled area")
     size = shelf.tile_m(where, sensor)
     try:
-        cubes = ingest(IngestRequest(area=area, period=period, sensors=(sensor,), tile_m=size), where).cubes
+        cubes = ingest(
+            IngestRequest(area=area, period=period, sensors=(sensor,), tile_m=size, every="month"), where
+        ).cubes
     except NothingFound as nothing:
         return f"nothing new: {nothing.what}"
     infer(shelf.model(where, "prune", None), cubes, InferRequest(area=area, period=period, sensor=sensor), where)

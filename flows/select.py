@@ -16,6 +16,7 @@ from catalog import cube
 from catalog.composite import Method, composite
 from catalog.errors import MetadataError, NothingFound
 from catalog.grid import whole
+from catalog.mosaic import together
 from catalog.read import read_raster
 from catalog.search import LabelClass, Raster
 from catalog.sensors import Quality
@@ -34,11 +35,21 @@ def inside(dataset: xr.Dataset, area: Area) -> np.ndarray:
     return ~np.asarray(rasterio.features.geometry_mask([local], box.shape, box.affine, all_touched=False))
 
 
+def opened(cubes: Sequence[ItemRef]) -> list[xr.Dataset]:
+    """Cubes, those of one tile that differ in their dates only as one."""
+    kinds: dict[tuple[str, ...], list[xr.Dataset]] = {}
+    for ref in cubes:
+        dataset = cube.open(ref.asset)
+        said = dataset.attrs
+        key = (said["sensor"], said["tile"], said["quantity"], *(str(b) for b in dataset["band"].values))
+        kinds.setdefault(key, []).append(dataset)
+    return [own[0] if len(own) == 1 else together(own, own[0].attrs["tile"]) for own in kinds.values()]
+
+
 def within(cubes: Sequence[ItemRef], area: Area) -> list[xr.Dataset]:
     """The parts of cubes that touch an area, in whole chunks; every pixel outside it counts as no data."""
     found = []
-    for ref in cubes:
-        dataset = cube.open(ref.asset)
+    for dataset in opened(cubes):
         mask = inside(dataset, area)
         quality = dataset["quality"].where(xr.DataArray(mask, dims=("y", "x")), np.uint8(Quality.NO_DATA))
         measured = np.asarray((quality != Quality.NO_DATA).any("time"))

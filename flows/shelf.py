@@ -1,37 +1,38 @@
-"""What is already published, found again: cubes of an area, the latest model of a step."""
+"""What is already published, found again: cubes of an area, the latest model of a step, what is out of date."""
 
 from __future__ import annotations
 
 from odc.geo.geom import Geometry
 
-from catalog import cube
+from catalog import cube, versions
 from catalog.errors import NothingFound
 from catalog.ledger import Ledger
+from catalog.register.catalogue import load
+from catalog.scene import Scene
+from catalog.sensors import SENSORS
+from catalog.stale import Stale, stale
 from flows.ingest import reference_of
 from flows.models import reference_of as model_reference
 from flows.refs import Area, IngestRequest, ItemRef, Where
 
 
 def cubes(where: Where, area: Area) -> list[ItemRef]:
-    """Published cubes that touch an area; of several of one sensor and tile the one of most scenes, then the newest.
+    """Cubes that count now, by the latest version of each sensor, and touch an area.
 
     Raises
     ------
     NothingFound
         When there is none.
+    CubeError
+        When a latest version lists a cube that is gone.
     """
     ledger, place = Ledger(where.published), Geometry(area.geometry, "EPSG:4326")
-    best: dict[tuple[str, ...], tuple[tuple[int, str, str], ItemRef]] = {}
-    for path, item in ledger.items("cubes"):
-        if Geometry(item["geometry"], "EPSG:4326").intersection(place).is_empty:
-            continue
-        properties = item["properties"]
-        same = (properties["ringmoe:sensor"], properties["ringmoe:tile"], properties["ringmoe:quantity"])
-        scenes = sum(link["rel"] == "derived_from" for link in item["links"])
-        rank = (scenes, properties["created"], item["id"])
-        if same not in best or rank > best[same][0]:
-            best[same] = rank, reference_of(item, path, fresh=False)
-    found = [ref for _, ref in best.values()]
+    found = [
+        reference_of(dict(unit.item), ledger.item_path("cubes", unit.id), fresh=False)
+        for sensor in versions.sensors(ledger)
+        for unit in versions.current(ledger, sensor)
+        if not Geometry(unit.item["geometry"], "EPSG:4326").intersection(place).is_empty
+    ]
     if not found:
         raise NothingFound(
             f"no cube touches {area.name}",
@@ -40,6 +41,19 @@ def cubes(where: Where, area: Area) -> list[ItemRef]:
             todo="make some first: `ringmoe ingest`",
         )
     return found
+
+
+def outdated(where: Where) -> dict[str, Stale]:
+    """Published items made of superseded scenes, and what derives from them, by id; registered scenes count too."""
+    return stale(Ledger(where.published), _registered(where))
+
+
+def _registered(where: Where) -> list[Scene]:
+    """Scenes in the static catalogue of registered products; none where a STAC API is searched instead."""
+    if where.stac_url or not where.scenes.exists():
+        return []
+    known = {name for sensor in SENSORS.values() for name in sensor.collections.get("local", ())}
+    return [Scene.from_item(item) for item in load(where.scenes) if item.collection_id in known]
 
 
 def tile_m(where: Where, sensor: str) -> float:
@@ -53,7 +67,7 @@ def tile_m(where: Where, sensor: str) -> float:
 
 
 def model(where: Where, step: str, item_id: str | None) -> ItemRef:
-    """A checkpoint by its id, else the latest of a step.
+    """A checkpoint by its id, else the latest of a step; one made of superseded scenes only where there is no other.
 
     Raises
     ------
@@ -73,4 +87,6 @@ def model(where: Where, step: str, item_id: str | None) -> ItemRef:
             enough=f"one model of `ringmoe {step}`",
             todo=f"make one first: `ringmoe {step}`",
         )
-    return model_reference(max(found, key=lambda i: (i["properties"]["created"], i["id"])), ledger, fresh=False)
+    old = outdated(where) if len(found) > 1 else {}
+    best = max(found, key=lambda i: (i["id"] not in old, i["properties"]["created"], i["id"]))
+    return model_reference(best, ledger, fresh=False)

@@ -19,7 +19,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry, box
 from test_21_cube import description
 
-from catalog import compositing, cube, mosaic, periods, publish
+from catalog import compositing, cube, mosaic, periods, publish, versions
 from catalog.composite import composite
 from catalog.errors import CubeError
 from catalog.ledger import Ledger, tree_digest
@@ -63,7 +63,7 @@ def made_cube(ledger: Ledger, name: str, days: list[str], place: GeoBox, seed: i
 
 
 def planned(ledger: Ledger, method: str = "median", days: tuple = (MAY, JUNE)) -> periods.Planned:
-    return periods.plan(ledger.items("cubes"), WORLD, ["sentinel-2"], days, method)  # type: ignore[arg-type]
+    return periods.plan(versions.current(ledger, "sentinel-2"), WORLD, ["sentinel-2"], days, method)  # type: ignore[arg-type]
 
 
 def test_the_calendar_is_cut_to_the_days_asked_for() -> None:

@@ -131,7 +131,8 @@ def test_an_area_too_large_for_one_graph_is_refused_by_its_number(tmp_path: Path
     for number in range(400):
         folder = tmp_path / "cubes" / f"n{number}"
         folder.mkdir()
-        (folder / f"n{number}.json").write_text(json.dumps({**item, "id": f"n{number}"}))
+        said = {**item["properties"], "ringmoe:tile": f"t{number}"}
+        (folder / f"n{number}.json").write_text(json.dumps({**item, "id": f"n{number}", "properties": said}))
     with pytest.raises(CubeError, match="200,020 tasks"):
         open_area(tmp_path, "sentinel-2")
     with pytest.raises(CubeError, match="100,010 tasks"):

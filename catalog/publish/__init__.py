@@ -1,17 +1,29 @@
 """Blocks or a model -> COG and STAC item, derived_from what it was made of; alone writes maps and items."""
 
 from catalog.publish.cog import Block, MapClass, write_map
-from catalog.publish.items import COLLECTIONS, Sources, cube_item, lonlat, map_item, model_item, relink
+from catalog.publish.items import (
+    COLLECTIONS,
+    Sources,
+    commit,
+    cube_item,
+    lonlat,
+    map_item,
+    model_item,
+    new_item,
+    relink,
+)
 
 __all__ = [
     "COLLECTIONS",
     "Block",
     "MapClass",
     "Sources",
+    "commit",
     "cube_item",
     "lonlat",
     "map_item",
     "model_item",
+    "new_item",
     "relink",
     "write_map",
 ]

@@ -1,4 +1,4 @@
-"""STAC items of cubes, maps and models with their lineage, and the links of the catalogue that holds them."""
+"""STAC items of cubes, maps and models with their lineage, and the links of their catalogue."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ COLLECTIONS = {
     "composites": "One picture of a period, made of the looks of cubes that show the ground",
     "models": "Checkpoints of RingMoE with their data contract",
     "maps": "What a model says of an area",
+    "versions": "Which cubes of one instrument count, and which did before",
 }
 
 
@@ -72,13 +73,15 @@ def cube_item(
     attrs = cube.attrs
     shares = attrs.get("usable_share") or usable_share(cube["quality"])
     collection = "composites" if "composite" in attrs else "cubes"
-    item = _item(collection, item_id, footprint, sources, [DATACUBE, FILE])
+    item = new_item(collection, item_id, footprint, sources, [DATACUBE, FILE])
     item.properties |= {
         "ringmoe:sensor": attrs["sensor"],
         "ringmoe:modality": attrs["modality"],
         "ringmoe:quantity": attrs["quantity"],
         "ringmoe:units": attrs["units"],
         "ringmoe:tile": attrs["tile"],
+        "ringmoe:period": attrs["period"],
+        "ringmoe:acquisitions": attrs["acquisitions"],
         "ringmoe:shape": [cube.sizes["y"], cube.sizes["x"]],
         "ringmoe:valid_share": round(sum(shares) / len(shares), 6),
         "ringmoe:provenance": attrs["provenance"],
@@ -115,7 +118,7 @@ def cube_item(
     if preview is not None:
         kind = "image/tiff; application=geotiff; profile=cloud-optimized"
         item.add_asset("preview", _file(folder, preview.name, "Clearest date, on the cube's grid", kind, ["overview"]))
-    return _commit(ledger, collection, item)
+    return commit(ledger, collection, item)
 
 
 def _layers(cube: xr.Dataset) -> dict[str, Any]:
@@ -143,7 +146,7 @@ def map_item(
 ) -> dict[str, Any]:
     """Publish a map whose COGs lie in folder, with tables (CSV or JSON) beside it."""
     footprint = lonlat(box.extent)
-    item = _item("maps", item_id, footprint, sources, [PROJECTION, RASTER, CLASSIFICATION, FILE])
+    item = new_item("maps", item_id, footprint, sources, [PROJECTION, RASTER, CLASSIFICATION, FILE])
     item.properties |= dict(properties)
     _project(item, str(box.crs), box.shape, list(box.affine)[:6])
     gsd = round(math.hypot(box.affine.a, box.affine.d), 9)
@@ -176,7 +179,7 @@ def map_item(
     for table in tables:
         kind = "text/csv" if table.suffix == ".csv" else "application/json"
         item.add_asset(table.stem, _file(folder, table.name, table.stem, kind, ["metadata"]))
-    return _commit(ledger, "maps", item)
+    return commit(ledger, "maps", item)
 
 
 def model_item(
@@ -197,7 +200,7 @@ def model_item(
     footprint
         GeoJSON geometry in EPSG:4326 of what the model was trained on.
     """
-    item = _item("models", item_id, footprint, sources, [MLM, FILE])
+    item = new_item("models", item_id, footprint, sources, [MLM, FILE])
     item.properties |= dict(description)
     names = dict.fromkeys(name for taken in description["mlm:input"] for name in taken["bands"])
     bands = {"bands": [{"name": name} for name in names]} if names else {}
@@ -209,7 +212,7 @@ def model_item(
         if weights:
             asset.extra_fields |= {"mlm:artifact_type": "safetensors"} | bands
         item.add_asset(file.stem, asset)
-    return _commit(ledger, "models", item)
+    return commit(ledger, "models", item)
 
 
 def relink(root: str | Path, title: str = "RingMoE on Earth") -> Path:
@@ -233,6 +236,9 @@ def relink(root: str | Path, title: str = "RingMoE on Earth") -> Path:
             collection.add_link(
                 pystac.Link("item", f"./{item.id}/{item.id}.json", media_type="application/geo+json", title=item.id)
             )
+        for item in latest(items):
+            place = f"./{item.id}/{item.id}.json"
+            collection.add_link(pystac.Link("latest-version", place, media_type="application/geo+json", title=item.id))
         collection.add_link(pystac.Link("root", "../catalog.json", media_type="application/json"))
         collection.add_link(pystac.Link("parent", "../catalog.json", media_type="application/json"))
         write_whole(ledger.root / name / "collection.json", collection.to_dict(transform_hrefs=False))
@@ -244,9 +250,16 @@ def relink(root: str | Path, title: str = "RingMoE on Earth") -> Path:
     return ledger.root / "catalog.json"
 
 
-def _item(
+def latest(items: Sequence[pystac.Item]) -> list[pystac.Item]:
+    """Of items that are versions of something those that no other names as the one before."""
+    before = {link.title for item in items for link in item.get_links("predecessor-version")}
+    return [i for i in items if "version" in i.properties and i.id not in before]
+
+
+def new_item(
     collection: str, item_id: str, footprint: Mapping[str, Any], sources: Sources, extensions: Sequence[str]
 ) -> pystac.Item:
+    """An item with its extent, its software and its links to where it lies and what it derives from."""
     shape = Geometry(dict(footprint), "EPSG:4326")
     item = pystac.Item(
         id=item_id,
@@ -270,7 +283,8 @@ def _item(
     return item
 
 
-def _commit(ledger: Ledger, collection: str, item: pystac.Item) -> dict[str, Any]:
+def commit(ledger: Ledger, collection: str, item: pystac.Item) -> dict[str, Any]:
+    """Record an item as it lies in a static catalogue; returns the one that counts."""
     record = item.to_dict(include_self_link=False, transform_hrefs=False)
     return ledger.commit(collection, item.id, record)
 

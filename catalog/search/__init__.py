@@ -2,7 +2,7 @@
 
 from catalog.search.area import Instant, instant
 from catalog.search.gaps import Gaps, filled, gaps
-from catalog.search.overpass import Duplicate, best_of_each, same_overpass
+from catalog.search.overpass import Duplicate, best_of_each, recalled, remembered, same_overpass, superseded
 from catalog.search.pages import Shortfall
 from catalog.search.rasters import DEM, DEMS, LABELS, LabelClass, Raster, dems, labels
 from catalog.search.several import Asking, Found, Query, discover
@@ -27,5 +27,8 @@ __all__ = [
     "gaps",
     "instant",
     "labels",
+    "recalled",
+    "remembered",
     "same_overpass",
+    "superseded",
 ]

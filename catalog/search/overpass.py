@@ -10,7 +10,7 @@ from typing import Any
 from pystac.utils import str_to_datetime
 from shapely.geometry import shape
 
-from catalog.scene import Scene, end_of
+from catalog.scene import BandSource, Scene, end_of
 from catalog.sensors import SENSORS
 
 SAME_PASS = timedelta(minutes=45)
@@ -21,6 +21,28 @@ SAME_SLICE = timedelta(seconds=5)
 SAME_GROUND = 0.5
 """Shared part of the smaller footprint from which on two items show the same ground. A tile that two datastrips of
 one pass share is two items of little overlap, both needed."""
+
+RENEWING = ("baseline", "tier", "processed")
+"""The steps of the rule by which a scene is a reprocessed self of another."""
+_SAID = (
+    "grid:code",
+    "s2:mgrs_tile",
+    "ringmoe:tile",
+    "landsat:wrs_path",
+    "landsat:wrs_row",
+    "sat:absolute_orbit",
+    "sar:instrument_mode",
+    "start_datetime",
+    "s2:processing_baseline",
+    "ringmoe:baseline",
+    "landsat:collection_category",
+    "s2:generation_time",
+    "s1:processing_datetime",
+    "ringmoe:provider",
+    "updated",
+    "created",
+)
+"""Properties that the rule asks for."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +70,7 @@ class Duplicate:
 def place_of(scene: Scene) -> Place | None:
     """The named place of a scene; None where its provider names none, so that only its id tells it from others."""
     said = scene.properties
-    tile = said.get("grid:code") or said.get("s2:mgrs_tile")
+    tile = said.get("grid:code") or said.get("s2:mgrs_tile") or said.get("ringmoe:tile")
     if tile:
         return Place(str(tile).removeprefix("MGRS-").lstrip("0"), SAME_PASS)
     if said.get("landsat:wrs_path") and said.get("landsat:wrs_row"):
@@ -124,7 +146,7 @@ def rank(scene: Scene) -> Mapping[str, Any]:
     processed = said.get("s2:generation_time") or said.get("s1:processing_datetime")
     return {
         "whole": not scene.decimated,
-        "baseline": _numbers(said.get("s2:processing_baseline")),
+        "baseline": _numbers(said.get("s2:processing_baseline") or said.get("ringmoe:baseline")),
         "tier": {"T1": 2, "T2": 1}.get(str(said.get("landsat:collection_category")), 0),
         "processed": _time(processed),
         "preference": (-providers.index(provider), -collections.index(scene.collection)),
@@ -132,6 +154,65 @@ def rank(scene: Scene) -> Mapping[str, Any]:
         "created": _time(said.get("created")),
         "id": scene.id,
     }
+
+
+def superseded(scenes: Sequence[Scene]) -> dict[str, tuple[str, str]]:
+    """Scenes of which another is the reprocessed self: id to the id of that one and the step that decided.
+
+    The rule is that of `best_of_each`, as far as processing decides: a newer baseline, a better tier or a later
+    processing of the same acquisition. A copy that only another provider has, or that was only listed later, is none.
+    """
+    by_id = {s.id: s for s in scenes}
+    found = {}
+    for duplicate in best_of_each(list(by_id.values()))[1]:
+        for old in duplicate.dropped:
+            step = _decided(duplicate.kept, old)
+            if step in RENEWING:
+                found[old.id] = (duplicate.kept.id, step)
+    return found
+
+
+def remembered(scene: Scene) -> dict[str, Any]:
+    """All of a scene that tells it from its reprocessed selves, JSON-able; kept in what is made of it."""
+    kept = {k: scene.properties[k] for k in _SAID if scene.properties.get(k) is not None}
+    return {
+        "id": scene.id,
+        "sensor": scene.sensor,
+        "collection": scene.collection,
+        "platform": scene.platform,
+        "quantity": scene.quantity,
+        "datetime": scene.datetime.isoformat(),
+        "geometry": dict(scene.geometry),
+        "bands": list(scene.bands),
+        "decimated": scene.decimated,
+        "properties": kept,
+    }
+
+
+def recalled(kept: Mapping[str, Any]) -> Scene:
+    """What `remembered` kept, as a scene without files."""
+    west, south, east, north = shape(kept["geometry"]).bounds
+    return Scene(
+        id=kept["id"],
+        href=kept["id"],
+        sensor=kept["sensor"],
+        collection=kept["collection"],
+        datetime=_time(kept["datetime"]),
+        platform=kept["platform"],
+        level="",
+        format="",
+        quantity=kept["quantity"],
+        geolocation="affine",
+        encoding="dn",
+        geometry=kept["geometry"],
+        bbox=(west, south, east, north),
+        bands={name: BandSource(name, "") for name in kept["bands"]},
+        quality={},
+        metadata={},
+        checksums={},
+        decimated=kept["decimated"],
+        properties=kept["properties"],
+    )
 
 
 def _decided(best: Scene, next_best: Scene) -> str:

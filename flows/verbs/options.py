@@ -48,6 +48,12 @@ Providers = Annotated[
 Fill = Annotated[str | None, typer.Option(metavar="PROVIDER", help="A provider that fills what the others lack.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Only replay what was answered before.")]
 Anew = Annotated[bool, typer.Option("--anew", help="Ask again even for what is settled.")]
+Every = Annotated[
+    str,
+    typer.Option(
+        "--every", metavar="PART", help="Scenes that share a cube: those of a month, of a year, or of the whole period."
+    ),
+]
 
 OffsetChoice = Annotated[
     str | None,

@@ -93,33 +93,67 @@ def serve(
 
 @app.command()
 def status(home: Home = None, json: Json = None, debug: Debug = False) -> None:
-    """What is finished, what failed and why, what is left to sweep."""
+    """What is finished, what counts, what is out of date and why, what failed, what is left to sweep."""
     settings = settings_of(home)
+    from catalog import versions
     from catalog.ledger import Ledger
     from catalog.publish import COLLECTIONS
+    from catalog.stale import removable
+    from flows import asking, shelf
 
     ledger = Ledger(settings.published)
     counts = {name: sum(1 for _ in ledger.items(name)) for name in COLLECTIONS}
+    latest = [head["id"] for sensor in versions.sensors(ledger) for head in versions.heads(ledger, sensor)]
+    outdated = shelf.outdated(asking.where(settings))
+    superseded = removable(ledger, outdated)
     failures, dead = ledger.failures(), ledger.dead_attempts()
     terminal.table(f"Finished in {settings.published}", ("what", "items"), list(counts.items()))
+    if latest:
+        terminal.table("What counts now", ("version",), [(name,) for name in latest])
+    if outdated:
+        stale_rows = [(s.collection, s.id, "; ".join(s.reasons)) for s in outdated.values()]
+        terminal.table("Out of date", ("what", "item", "reason"), stale_rows)
     if failures:
         rows = [(f["unit"], f["step"], f["reason"].splitlines()[0]) for f in failures]
         terminal.table("Failed", ("unit", "step", "reason"), rows)
+    if superseded:
+        terminal.say(f"{len(superseded)} superseded outputs that nothing needs; `ringmoe gc --superseded` removes them")
     if dead:
         terminal.say(f"{len(dead)} unfinished attempts; `ringmoe gc` removes them")
-    terminal.machine({"finished": counts, "failed": failures, "unfinished": [str(d) for d in dead]}, json)
+    told = {"finished": counts, "failed": failures, "unfinished": [str(d) for d in dead], "latest": latest}
+    told |= {"stale": [s.record() for s in outdated.values()], "superseded": [list(pair) for pair in superseded]}
+    terminal.machine(told, json)
 
 
 @app.command()
 def gc(
     hours: Annotated[float, typer.Option("--older-than", help="Leave younger attempts: a run may be at work.")] = 24.0,
+    superseded: Annotated[
+        bool, typer.Option("--superseded", help="Also cubes that no latest version lists and nothing derives from.")
+    ] = False,
+    derived_too: Annotated[
+        bool, typer.Option("--derived-too", help="Also maps and models that are out of date, and then their cubes.")
+    ] = False,
     home: Home = None,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
-    """Remove what killed runs left behind; nothing that an item names."""
+    """Remove what killed runs left behind; nothing that an item names. Superseded outputs are listed, or removed."""
+    settings = settings_of(home)
     from catalog.ledger import Ledger
+    from catalog.stale import removable, remove
+    from flows import asking, shelf
 
-    removed = Ledger(settings_of(home).published).sweep(older_than_s=hours * 3600)
+    ledger = Ledger(settings.published)
+    removed = ledger.sweep(older_than_s=hours * 3600)
     terminal.say(f"{len(removed)} unfinished attempts removed")
-    terminal.machine([str(r) for r in removed], json)
+    going = removable(ledger, shelf.outdated(asking.where(settings)), derived_too=derived_too)
+    if going:
+        terminal.table("Superseded", ("what", "item"), going)
+    if going and (superseded or derived_too):
+        remove(ledger, going)
+        terminal.say(f"{len(going)} superseded outputs removed")
+    told = [str(r) for r in removed]
+    if superseded or derived_too:
+        told += [str(ledger.item_path(*pair).parent) for pair in going]
+    terminal.machine(told, json)

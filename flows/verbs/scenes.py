@@ -13,6 +13,7 @@ from flows.verbs.options import (
     AreaFile,
     Bbox,
     Debug,
+    Every,
     Fill,
     From,
     Home,
@@ -154,6 +155,7 @@ def plan(
     offline: Offline = False,
     anew: Anew = False,
     tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
+    every: Every = "year",
     pilot: Annotated[bool, typer.Option("--pilot", help="First make and time two cubes of each sensor.")] = False,
     json: Json = None,
     offset_policy: OffsetChoice = None,
@@ -164,7 +166,7 @@ def plan(
     from flows import asking
     from flows.forecast import forecast
 
-    request = asking.ingest_request(settings, bbox, area, start, end, sensor, tile_m=tile, engine="odc")
+    request = asking.ingest_request(settings, bbox, area, start, end, sensor, tile_m=tile, engine="odc", every=every)
     with working(settings):
         found = forecast(request, asking.where(settings), pilot=pilot)
     rows = [
@@ -195,6 +197,7 @@ def ingest(
     offline: Offline = False,
     anew: Anew = False,
     tile: Annotated[float, typer.Option(help="Side of a tile in metres.")] = 15_360.0,
+    every: Every = "year",
     engine: Annotated[str, typer.Option(help="odc or stackstac reads and warps.")] = "odc",
     flatten: Annotated[bool, typer.Option("--flatten", help="Radar to terrain-flattened gamma nought.")] = False,
     dilate: Annotated[float, typer.Option(help="Metres by which cloud and shadow grow.")] = 0.0,
@@ -219,9 +222,21 @@ def ingest(
     from flows.ingest import ingest as flow
 
     request = asking.ingest_request(
-        settings, bbox, area, start, end, sensor, tile_m=tile, engine=engine, flattened=flatten, dilate_m=dilate
+        settings,
+        bbox,
+        area,
+        start,
+        end,
+        sensor,
+        tile_m=tile,
+        engine=engine,
+        flattened=flatten,
+        dilate_m=dilate,
+        every=every,
     )
     with working(settings):
         found = flow(request, asking.where(settings))
     report_items("Cubes", found.cubes, json)
+    rows = [(v.id, "published" if v.fresh else "says so already") for v in found.versions]
+    terminal.table("What counts now", ("version", "state"), rows)
     report_unreadable(found.unreadable)
