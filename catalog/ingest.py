@@ -91,8 +91,8 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
         if index == 0:
             cube.create(store, _blank(unit, look))
         cube.write_look(store, index, look.data, look.quality, look.layers)
-        seen = seen or bool(look.data.notnull().any())
         usable.append(float(cube.usable(look.quality).mean()))
+        seen = seen or usable[-1] > 0 or bool(look.data.notnull().any())
         shifts.append(shift or {"scene": scene.id, "verdict": "not attempted", "reason": _why_not(unit, scene)})
         looks.append(_spent(look))
     if not seen:

@@ -17,7 +17,7 @@ from catalog.scene import Scene
 from catalog.search import Raster
 from catalog.sensors import SENSORS, Sensor
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Raised when the same scenes would give another cube."""
 
 LEAST_SHARE = 0.01

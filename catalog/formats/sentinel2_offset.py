@@ -149,31 +149,40 @@ def verdicts_of(scene: Scene, claims: Sequence[Claim], quantification: float) ->
     """
     stamp = "|".join(f"{k}={v}" for k, v in sorted(scene.checksums.items()))
     files = tuple((b, s.href, s.index, s.nodata) for b, s in scene.bands.items())
-    steps = steps_of(claims, list(scene.bands))
-    centres = {b: SENTINEL_2.band(b).centre_nm or 0.0 for b in scene.bands}
+    steps = tuple(steps_of(claims, list(scene.bands)).items())
     try:
-        samples = dict(_samples(files, stamp))
+        return dict(_verdicts(files, stamp, steps, quantification))
     except AssetError as error:
         raise AssetError(error.what, item=f"{scene.id}: {error.item}", enough=error.enough, todo=error.todo) from None
-    return pixel_verdicts(samples, centres, steps, quantification)
 
 
-@lru_cache(maxsize=8)
-def _samples(files: tuple[tuple[str, str, int, float | None], ...], stamp: str) -> tuple[tuple[str, np.ndarray], ...]:
+_Files = tuple[tuple[str, str, int, float | None], ...]
+
+
+@lru_cache(maxsize=4096)
+def _verdicts(
+    files: _Files, stamp: str, steps: tuple[tuple[str, float], ...], quantification: float
+) -> Mapping[str, PixelVerdict]:
+    """Kept, because every tile of a scene asks for them."""
+    centres = {name: SENTINEL_2.band(name).centre_nm or 0.0 for name, *_ in files}
+    return pixel_verdicts(_samples(files), centres, dict(steps), quantification)
+
+
+def _samples(files: _Files) -> dict[str, np.ndarray]:
     """Each band decimated to one grid, NaN where nothing was measured and beside it: edges mix with no-data."""
     shapes = []
     for _, href, _, _ in files:
         with opened(href) as source:
             shapes.append(source.shape)
     shape = tuple(min(SAMPLE_PX, max(s[axis] for s in shapes)) for axis in (0, 1))
-    found = []
+    found = {}
     for band, href, index, nodata in files:
         with opened(href) as source:
             values = source.read(index, out_shape=shape, resampling=Resampling.nearest).astype(np.float32)
             reach = max(2, math.ceil(2 * shape[0] / source.shape[0]))
         empty = ~np.isfinite(values) | (values == (nodata or 0.0)) | (values == 0)
-        found.append((band, np.where(_grown(empty, reach), np.nan, values)))
-    return tuple(found)
+        found[band] = np.where(_grown(empty, reach), np.nan, values)
+    return found
 
 
 def _grown(mask: np.ndarray, reach: int) -> np.ndarray:

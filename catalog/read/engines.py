@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import odc.stac
 import pystac
-import rasterio.warp
 import stackstac
 import xarray as xr
 from odc.geo.geobox import GeoBox
+from odc.loader import RioDriver
+from odc.loader.types import RasterLoadParams, RasterSource
 from rasterio.enums import Resampling
 
 from catalog.errors import GridError
 from catalog.metadata.raster import RasterHeader, opened
 from catalog.read.files import method_of
+from catalog.read.onto import onto
 from catalog.scene import BandSource, Scene
 
 Chunks = Mapping[str, int] | None
@@ -54,7 +57,16 @@ def _view(source: BandSource, header: RasterHeader) -> str:
 
 
 def _by_odc(item: pystac.Item, names: list[str], geobox: GeoBox, resampling: str, chunks: Chunks) -> Any:
-    """odc-stac; its integer no-data is 0 even for float32 unless NaN is asked for."""
+    """odc-stac; its integer no-data is 0 even for float32 unless NaN is asked for.
+
+    A scene that is read at once is one file a band and one chunk: what odc-stac would plan for it takes it longer than
+    to read some of them, so that its driver is called straight.
+    """
+    if chunks is None:
+        values = np.full((len(names), *geobox.shape), math.nan, "float32")
+        for name, band in zip(names, values, strict=True):
+            _onto(item.assets[name].href, 1, geobox, method_of(resampling), band)
+        return values
     loaded = odc.stac.load(
         [item],
         bands=names,
@@ -62,8 +74,9 @@ def _by_odc(item: pystac.Item, names: list[str], geobox: GeoBox, resampling: str
         resampling=resampling,
         dtype="float32",
         nodata=math.nan,
-        chunks=None if chunks is None else _named_chunks(geobox, chunks),
+        chunks=_named_chunks(geobox, chunks),
         fail_on_error=True,
+        driver=OneWarp(),
     )
     return xr.concat([loaded[name].isel(time=0, drop=True) for name in names], dim="band").data
 
@@ -116,19 +129,38 @@ def _named_chunks(geobox: GeoBox, chunks: Mapping[str, int]) -> Any:
     return {dim: chunks.get(ours, -1) for dim, ours in zip(geobox.dimensions, ("y", "x"), strict=True)}
 
 
+class OneWarp(RioDriver):
+    """odc-stac's rasterio driver, whose bands come onto a grid by `onto`."""
+
+    def open(self, src: RasterSource, ctx: Any) -> Any:
+        return _OneBand(src)
+
+
+@dataclass(frozen=True)
+class _OneBand:
+    """A band as odc-stac asks for it."""
+
+    source: RasterSource
+    """Its file, or GDAL's view of one."""
+
+    def read(
+        self, cfg: RasterLoadParams, dst_geobox: GeoBox, *, dst: np.ndarray | None = None, selection: Any = None
+    ) -> tuple[tuple[slice, slice], np.ndarray]:
+        values = np.full(tuple(dst_geobox.shape), math.nan, "float32")
+        _onto(self.source.uri, self.source.band, dst_geobox, method_of(str(cfg.resampling)), values)
+        return (slice(None), slice(None)), values
+
+
+def _onto(href: str, index: int, geobox: GeoBox, method: Resampling, out: np.ndarray) -> None:
+    with opened(href) as src:
+        onto(src, index, geobox, method, src.nodatavals[index - 1], out)
+
+
 def warp(
     href: str, geobox: GeoBox, method: Resampling, dtype: np.dtype, nodata: float | None, fill: float
 ) -> np.ndarray:
     """The first band of a file on a grid; pixels without data take no part."""
     values = np.full(tuple(geobox.shape), fill, dtype)
     with opened(href) as src:
-        rasterio.warp.reproject(
-            rasterio.band(src, 1),
-            values,
-            src_nodata=nodata,
-            dst_transform=geobox.affine,
-            dst_crs=str(geobox.crs),
-            dst_nodata=fill,
-            resampling=method,
-        )
+        onto(src, 1, geobox, method, nodata, values)
     return values

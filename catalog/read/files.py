@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from rasterio.enums import Resampling
@@ -25,9 +28,7 @@ FOOTPRINT_MARGIN = 0.1
 def checked(scene: Scene, source: BandSource) -> RasterHeader:
     """The header of a file that is whole and lies where the item says."""
     with failures(scene):
-        header = read_header(source.href)
-        if "://" not in source.href:
-            check_complete(source.href, decode=False)
+        header = _whole(source.href, *_version(source.href))
     problems = []
     if source.shape is not None and header.shape != source.shape:
         problems.append(f"its shape is {header.shape}, the item says {source.shape}")
@@ -56,6 +57,24 @@ def checked(scene: Scene, source: BandSource) -> RasterHeader:
             enough="the file that was registered",
             todo="register the product again",
         )
+    return header
+
+
+def _version(href: str) -> tuple[int, int]:
+    """Size and time of change of a local file; those of one on the web, or inside another, are asked of nobody."""
+    try:
+        found = os.stat(href)
+    except OSError:
+        return (0, time.monotonic_ns())
+    return (found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _whole(href: str, size: int, changed_ns: int) -> RasterHeader:
+    """The header of a file that is whole: of a local one looked up once for all tiles, as long as it is the same."""
+    header = read_header(href)
+    if "://" not in href:
+        check_complete(href, decode=False)
     return header
 
 
