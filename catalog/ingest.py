@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from catalog import coregister, cube, publish, quantify
-from catalog.errors import CatalogError, CubeError
+from catalog import coregister, cube, publish, quantify, read
+from catalog.errors import AssetError, CatalogError, CubeError
 from catalog.ledger import Ledger, no_space_left
 from catalog.quantify import Look
 from catalog.scene import Scene
@@ -78,16 +78,22 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
     ------
     CubeError
         When no scene leaves a valid pixel.
+    AssetError
+        A file cannot be read; then all files of the unit are asked for, and those that fail are listed in one error.
+        A quality layer counts as a band does: a cube without it would show clouds as clear under the same id.
     """
     matched = _Matcher(unit)
     looks: list[Look] = []
     shifts: list[dict[str, Any]] = []
     seen, usable = False, []
     for index, scene in enumerate(unit.scenes):
-        shift = matched.shift(scene)
-        accepted = shift is not None and shift["verdict"] == "accepted"
-        move = (float(shift["dx_m"]), float(shift["dy_m"])) if accepted and shift else (0.0, 0.0)
-        look = quantify.look(scene, unit.tile, unit.how, shift_m=move)
+        try:
+            shift = matched.shift(scene)
+            accepted = shift is not None and shift["verdict"] == "accepted"
+            move = (float(shift["dx_m"]), float(shift["dy_m"])) if accepted and shift else (0.0, 0.0)
+            look = quantify.look(scene, unit.tile, unit.how, shift_m=move)
+        except AssetError as error:
+            raise read.joined([error, *read.absent(unit.scenes)]) from None
         if index == 0:
             cube.create(store, _blank(unit, look))
         cube.write_look(store, index, look.data, look.quality, look.layers)
@@ -95,6 +101,7 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
         seen = seen or usable[-1] > 0 or bool(look.data.notnull().any())
         shifts.append(shift or {"scene": scene.id, "verdict": "not attempted", "reason": _why_not(unit, scene)})
         looks.append(_spent(look))
+        del look  # or it would live on while the next scene is read
     if not seen:
         raise CubeError(
             "no scene leaves a valid pixel in this tile",

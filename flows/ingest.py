@@ -22,6 +22,7 @@ from catalog import ingest as making
 from catalog.errors import AssetError, CatalogError, ServiceError
 from catalog.ledger import Ledger
 from catalog.quantify import Reading
+from catalog.read import settings
 from catalog.scene import Scene
 from catalog.search import dems, search
 from flows import progress
@@ -107,7 +108,7 @@ def ingest_units(pending: Sequence[units.Unit], where: Where, total: int) -> lis
     with ExitStack() as stack:
         with spared():
             workers = stack.enter_context(runner(where))
-            _ = workers.client  # the cluster starts when it is first asked for
+            settings.carry(workers.client)  # the cluster starts when it is first asked for
         futures = {
             workers.submit(ingest_unit, parameters={"unit": unit, "published": where.published}): unit
             for unit in pending

@@ -133,9 +133,9 @@ def room(path: Path, box: GeoBox, pixel_bytes: int = 4) -> Iterator[None]:
             raise
 
 
-def to_cog(source: Path, target: Path, overview: Literal["nearest", "average"], level: int = 6) -> None:
-    """A GeoTIFF as a cloud-optimized one, with overviews; `level` 1 to 9 is how hard deflate tries."""
-    profile = cog_profiles.get("deflate") | {"blockxsize": 256, "blockysize": 256, "level": level}
+def to_cog(source: Path, target: Path, overview: Literal["nearest", "average"]) -> None:
+    """A GeoTIFF as a cloud-optimized one, with overviews."""
+    profile = cog_profiles.get("deflate") | {"blockxsize": 256, "blockysize": 256}
     profile.pop("interleave", None)  # which the driver COG does not know
     cog_translate(
         str(source),

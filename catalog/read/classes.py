@@ -12,8 +12,6 @@ from rasterio.enums import Resampling
 from catalog.metadata.raster import RasterHeader, opened
 from catalog.read.onto import under, warp_pixels
 
-CLASS_RESAMPLINGS = ("nearest", "mode")
-"""The only resamplings that keep classes."""
 COARSER = 1.1
 """A grid is coarser than a layer where its pixels have more than this many times the area of the layer's."""
 

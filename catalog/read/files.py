@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -28,7 +27,7 @@ FOOTPRINT_MARGIN = 0.1
 def checked(scene: Scene, source: BandSource) -> RasterHeader:
     """The header of a file that is whole and lies where the item says."""
     with failures(scene):
-        header = _whole(source.href, *_version(source.href))
+        header = _header(source.href)
     problems = []
     if source.shape is not None and header.shape != source.shape:
         problems.append(f"its shape is {header.shape}, the item says {source.shape}")
@@ -60,21 +59,19 @@ def checked(scene: Scene, source: BandSource) -> RasterHeader:
     return header
 
 
-def _version(href: str) -> tuple[int, int]:
-    """Size and time of change of a local file; those of one on the web, or inside another, are asked of nobody."""
+def _header(href: str) -> RasterHeader:
+    """The header of a file that is whole; of a local one kept, because every tile of a scene asks, until it changes."""
     try:
         found = os.stat(href)
-    except OSError:
-        return (0, time.monotonic_ns())
-    return (found.st_size, found.st_mtime_ns)
+    except OSError:  # on the web, inside another file, or gone
+        return read_header(href)
+    return _local_header(href, found.st_size, found.st_mtime_ns)
 
 
 @lru_cache(maxsize=4096)
-def _whole(href: str, size: int, changed_ns: int) -> RasterHeader:
-    """The header of a file that is whole: of a local one looked up once for all tiles, as long as it is the same."""
+def _local_header(href: str, size: int, changed_ns: int) -> RasterHeader:
     header = read_header(href)
-    if "://" not in href:
-        check_complete(href, decode=False)
+    check_complete(href, decode=False)
     return header
 
 

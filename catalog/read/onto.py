@@ -35,16 +35,16 @@ def onto(
     """Write a band of a raster over `out`, which stays as it is where the raster does not reach.
 
     Nothing is interpolated where the grid's pixels are the raster's. Elsewhere GDAL warps once, with a kernel as wide
-    as the ratio of both pixel sizes (its options XSCALE and YSCALE). Left to itself it takes the ratio of the rectangles
-    around what is warped, which grows as a grid lies askew in the raster: it blurs, and chunks of a grid differ. Places
-    are GDAL's between exact ones, to an eighth of a pixel, as in rasterio, odc-stac and stackstac.
+    as the ratio of both pixel sizes (its options XSCALE and YSCALE). Left to itself it takes that of the rectangles
+    around what is warped, which grows as a grid lies askew in the raster: it blurs, and chunks of a grid differ.
+    Places are GDAL's between exact ones, to an eighth of a pixel, as in rasterio, odc-stac and stackstac.
 
     Parameters
     ----------
     nodata
         Stored number that means nothing was measured: such pixels take no part.
     out
-        (y, x) of the grid, filled with what stands for no data: NaN in a floating one, else `nodata` where there is one.
+        (y, x) of the grid, filled with what stands for no data: NaN in a floating one, else `nodata` where there is.
     """
     lies = tuple(src.transform)[:6]
     at = _steps(geobox, str(src.crs), lies)
