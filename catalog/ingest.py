@@ -87,13 +87,16 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
     shifts: list[dict[str, Any]] = []
     seen, usable = False, []
     for index, scene in enumerate(unit.scenes):
+        refused = None
         try:
             shift = matched.shift(scene)
             accepted = shift is not None and shift["verdict"] == "accepted"
             move = (float(shift["dx_m"]), float(shift["dy_m"])) if accepted and shift else (0.0, 0.0)
             look = quantify.look(scene, unit.tile, unit.how, shift_m=move)
         except AssetError as error:
-            raise read.joined([error, *read.absent(unit.scenes)]) from None
+            refused = error
+        if refused is not None:
+            raise read.joined([refused, *read.absent(unit.scenes)])
         if index == 0:
             cube.create(store, _blank(unit, look))
         cube.write_look(store, index, look.data, look.quality, look.layers)

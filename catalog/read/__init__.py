@@ -13,7 +13,7 @@ from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
-from catalog.errors import AssetError, CalibrationError, FootprintError, GeolocationError, GridError
+from catalog.errors import AssetError, CalibrationError, FootprintError, GeolocationError
 from catalog.metadata.raster import check_complete, read_header
 from catalog.read.attempts import absent, asked, each, joined
 from catalog.read.classes import Decode, coarser, warp_classes

@@ -104,15 +104,16 @@ def absent(scenes: Iterable[Scene]) -> tuple[AssetError, ...]:
 
 
 def joined(refused: Sequence[AssetError]) -> AssetError:
-    """One error for several; the only one as it is."""
+    """One error for several; it carries no trace of GDAL's errors, which do not travel between processes."""
     by_file = {(f.scene, f.name, f.href): f for error in refused[::-1] for f in error.failed}
     failed = tuple(by_file.values())[::-1]
+    first = refused[0]
     if len(failed) < 2:
-        return refused[0]
+        return AssetError(first.what, item=first.item, enough=first.enough, todo=first.todo, failed=failed)
     return AssetError(
         f"{len(failed)} files cannot be read",
         item="; ".join(str(f) for f in failed),
-        enough=refused[0].enough,
+        enough=first.enough,
         todo="; ".join(dict.fromkeys(error.todo for error in refused)),
         failed=failed,
     )
