@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class Refusal(Exception):
     """An error in four parts, meant to be read by the person at the terminal.
@@ -56,8 +58,43 @@ class MetadataError(CatalogError):
     """A product's metadata file is missing a field, contradicts itself or cannot be parsed."""
 
 
+@dataclass(frozen=True)
+class FailedAsset:
+    """A file that could not be had."""
+
+    scene: str
+    """Item id."""
+    name: str
+    """Band, or quality layer."""
+    href: str
+    """Path or address, without a signature."""
+    reason: str
+    """What the reader said, last."""
+    attempts: int
+    """How often it was asked for."""
+
+    def __str__(self) -> str:
+        often = "" if self.attempts == 1 else f", asked {self.attempts} times"
+        return f"{self.scene} {self.name}: {self.href} ({self.reason}{often})"
+
+
 class AssetError(CatalogError):
-    """An item's file is missing, truncated or unreadable."""
+    """An item's file is missing, truncated or unreadable.
+
+    Parameters
+    ----------
+    failed
+        Every file that failed, where several were asked for.
+    """
+
+    def __init__(
+        self, what: str, *, item: str = "", enough: str = "", todo: str = "", failed: tuple[FailedAsset, ...] = ()
+    ) -> None:
+        super().__init__(what, item=item, enough=enough, todo=todo)
+        self.failed = failed
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.item, self.enough, self.todo), {"failed": self.failed})
 
 
 class FootprintError(CatalogError):

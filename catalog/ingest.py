@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from catalog import cube, publish, quantify
-from catalog.errors import CatalogError, CubeError
+from catalog import cube, publish, quantify, read
+from catalog.errors import AssetError, CatalogError, CubeError
 from catalog.ledger import Ledger, no_space_left
 from catalog.matching import Matcher
 from catalog.quantify import Look
@@ -77,21 +77,31 @@ def build(unit: Unit, store: Path) -> xr.Dataset:
     ------
     CubeError
         When no scene leaves a valid pixel.
+    AssetError
+        A file cannot be read; then all files of the unit are asked for, and those that fail are listed in one error.
+        A quality layer counts as a band does: a cube without it would show clouds as clear under the same id.
     """
     matcher = Matcher(unit)
     looks: list[Look] = []
     shifts: list[Mapping[str, Any]] = []
     seen, usable = False, []
     for index, scene in enumerate(unit.scenes):
-        match = matcher.match(scene)
-        look = quantify.look(scene, unit.tile, unit.how, shift_m=match.move)
+        refused = None
+        try:
+            match = matcher.match(scene)
+            look = quantify.look(scene, unit.tile, unit.how, shift_m=match.move)
+        except AssetError as error:
+            refused = error
+        if refused is not None:
+            raise read.joined([refused, *read.absent(unit.scenes)])
         if index == 0:
             cube.create(store, _blank(unit, look))
         cube.write_look(store, index, look.data, look.quality, look.layers)
-        seen = seen or bool(look.data.notnull().any())
         usable.append(float(cube.usable(look.quality).mean()))
+        seen = seen or usable[-1] > 0 or bool(look.data.notnull().any())
         shifts.append(match.record)
         looks.append(_spent(look))
+        del look  # or it would live on while the next scene is read
     if not seen:
         raise CubeError(
             "no scene leaves a valid pixel in this tile",

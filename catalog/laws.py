@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from catalog.calibrate.constants import Calibration, ReflectanceScale
 from catalog.calibrate.offset import Policy
 from catalog.errors import CalibrationError
-from catalog.formats import format_named
+from catalog.formats import Disputed, format_named
 from catalog.scene import Scene
 
 
@@ -18,7 +18,7 @@ def constants_of(scene: Scene, bands: Sequence[str], offset_policy: Policy = "er
     ----------
     offset_policy
         What to do where metadata contradict each other or the pixels; only formats that know of such contradictions
-        (`resolve_offset`) ask for it.
+        (`formats.Disputed`) ask for it.
 
     Raises
     ------
@@ -26,8 +26,10 @@ def constants_of(scene: Scene, bands: Sequence[str], offset_policy: Policy = "er
         Naming the file and field at fault, or what the item lacks.
     """
     module = format_named(scene.format)
-    resolve = getattr(module, "resolve_offset", None)
-    found: Calibration | None = resolve(scene, bands, offset_policy) if resolve else module.calibration(scene, bands)
+    if isinstance(module, Disputed):
+        found = module.resolve_offset(scene, bands, offset_policy)
+    else:
+        found = module.calibration(scene, bands)
     return found or _by_item(scene, bands)
 
 

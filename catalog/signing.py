@@ -146,6 +146,11 @@ def use_signer(provider: str, signer: Callable[[str], str]) -> None:
     _SIGNERS[provider] = signer
 
 
+def signers() -> dict[str, Callable[[str], str]]:
+    """Provider to signer, of those in use in this process, as another process takes them over."""
+    return dict(_SIGNERS)
+
+
 def signed(href: str, properties: Mapping[str, Any]) -> str:
     """An address as it opens now; call it just before opening, with the scene's properties.
 

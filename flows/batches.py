@@ -17,6 +17,7 @@ from prefect_dask.task_runners import PrefectDaskFuture
 
 from catalog.errors import CatalogError
 from catalog.ledger import Ledger
+from catalog.read import settings
 from flows import progress, workers
 from flows.interrupt import spared
 from flows.refs import ItemRef, Where
@@ -86,6 +87,7 @@ def make(pending: Sequence[U], step: Step, where: Where) -> list[ItemRef]:
         with spared():
             runner = stack.enter_context(workers.runner(where))
             client = runner.client  # the cluster starts when it is first asked for
+        settings.carry(client)
         workers.tell(client)
 
         def submit(unit: U) -> PrefectDaskFuture[Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pickle
+import weakref
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 
 from catalog import cube, quantify
 from catalog.errors import AssetError, CalibrationError, CatalogError, CubeError, NothingFound
-from catalog.ingest import ingest
+from catalog.ingest import build, ingest
 from catalog.ledger import Ledger, file_digest, tree_digest
 from catalog.publish import lonlat
 from catalog.quantify import Reading
@@ -345,6 +347,52 @@ def test_a_scene_without_a_valid_pixel_is_refused(tmp_path: Path) -> None:
     assert ledger.done("cubes", unit.item_id) is None
     assert ledger.dead_attempts() == ()
     assert "no scene leaves a valid pixel" in ledger.failures()[0]["reason"]
+
+
+def test_a_written_scene_is_let_go_before_the_next_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a scene is read no array of an earlier one is alive, so memory does not grow with their number."""
+    paths = [image(tmp_path / f"{n}.tif", np.full((256, 256), 2000 + n, np.uint16)) for n in range(3)]
+    unit = unit_of(*(scene(f"s{n}", path, day=n) for n, path in enumerate(paths)))
+    unit = dataclasses.replace(unit, reference=None)
+    plain, seen, alive = quantify.look, [], []
+
+    def watched(*args: Any, **options: Any) -> quantify.Look:
+        alive.append([r() is not None for r in seen])
+        found = plain(*args, **options)
+        seen.extend(weakref.ref(v.values) for v in (found.data, found.quality))
+        return found
+
+    monkeypatch.setattr(quantify, "look", watched)
+    made = build(unit, tmp_path / "cube.zarr")
+    assert alive == [[], [False] * 2, [False] * 4]
+    assert [round(float(v), 4) for v in made["data"].mean(("band", "y", "x"))] == [0.2, 0.2001, 0.2002]
+
+
+def test_all_files_that_fail_are_named_at_once(safe_scene: Scene, tmp_path: Path) -> None:
+    """A band and the quality layer gone: one error and one record with both; no layer is left out quietly."""
+    (unit,) = plan([safe_scene], Geometry(dict(safe_scene.geometry), "EPSG:4326"), PERIOD, tile_m=400.0)
+    for gone in (safe_scene.bands["B08"], safe_scene.quality["SCL"]):
+        Path(gone.href).unlink()
+    ledger = Ledger(tmp_path / "published")
+    with pytest.raises(AssetError, match="2 files") as refused:
+        ingest(unit, ledger)
+    assert [(f.scene, f.name, f.attempts) for f in refused.value.failed] == [
+        (safe_scene.id, "B08", 1),
+        (safe_scene.id, "SCL", 1),
+    ]
+    assert pickle.loads(pickle.dumps(refused.value)).failed == refused.value.failed
+    assert all(f.href in ledger.failures()[0]["reason"] for f in refused.value.failed)
+
+
+def test_a_quality_layer_that_fails_fails_the_unit(safe_scene: Scene, tmp_path: Path) -> None:
+    """A cube without it would show clouds as clear under the same id."""
+    (unit,) = plan([safe_scene], Geometry(dict(safe_scene.geometry), "EPSG:4326"), PERIOD, tile_m=400.0)
+    Path(safe_scene.quality["SCL"].href).unlink()
+    ledger = Ledger(tmp_path / "published")
+    with pytest.raises(AssetError, match="missing") as refused:
+        ingest(unit, ledger)
+    assert [f.name for f in refused.value.failed] == ["SCL"]
+    assert ledger.done("cubes", unit.item_id) is None
 
 
 def test_a_displaced_scene_is_brought_onto_the_reference(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def real_dn(dn: xr.DataArray) -> xr.DataArray:
             enough="float32, with NaN where nothing was measured",
             todo="read the bands through catalog.read; complex pixels take complex_from_gaofen3 or complex_from_scale",
         )
-    return dn.astype("float32")
+    return dn.astype("float32", copy=False)
 
 
 def complex_dn(dn: xr.DataArray) -> xr.DataArray:
@@ -96,13 +96,48 @@ def per_band(
     return xr.DataArray([float(values[b]) for b in bands], dims="band", coords={"band": dn["band"].values})
 
 
+def affine(dn: xr.DataArray, factor: xr.DataArray, added: xr.DataArray) -> xr.DataArray:
+    """DN * factor + added per band in float32, in one buffer, for cubes wait for this; lazy where `dn` is.
+
+    Parameters
+    ----------
+    dn
+        (band, y, x), float32.
+    factor, added
+        (band,), as `per_band` gives them.
+
+    Returns
+    -------
+    DataArray (band, y, x), float32, within 1.2e-7 of the exact value relative to the larger of the two summands.
+    """
+    whole = xr.apply_ufunc(
+        _affine,
+        dn,
+        factor.astype("float32"),
+        added.astype("float32"),
+        input_core_dims=[["band"]] * 3,
+        output_core_dims=[["band"]],
+        dask="parallelized",
+        output_dtypes=["float32"],
+        dask_gufunc_kwargs={"allow_rechunk": True},
+    )
+    return whole.transpose(*dn.dims)
+
+
+def _affine(dn: np.ndarray, factor: np.ndarray, added: np.ndarray) -> np.ndarray:
+    """(..., band) digital numbers times and plus (band,) constants."""
+    values: np.ndarray = np.multiply(dn, factor)
+    values += added
+    return values
+
+
 def described(data: xr.DataArray, quantity: str, units: str, like: xr.DataArray) -> xr.DataArray:
     """The array in float32 or complex64 with the attributes of its quantity; coordinates as in `like`."""
     if quantity not in LONG_NAMES:
         raise CalibrationError(
             f"{quantity} is no quantity of ours", item="quantity", enough=f"one of {', '.join(LONG_NAMES)}"
         )
-    data = data.astype("complex64" if data.dtype.kind == "c" else "float32").transpose(*like.dims)
+    data = data.astype("complex64" if data.dtype.kind == "c" else "float32", copy=False).transpose(*like.dims)
     data.attrs = {**like.attrs, "quantity": quantity, "units": units, "long_name": LONG_NAMES[quantity]}
     data.name = quantity
     return data

@@ -214,6 +214,8 @@ def from_valid(valid: xr.DataArray) -> xr.DataArray:
 
 def combined(layers: Sequence[np.ndarray]) -> np.ndarray:
     """Of several quality layers on one grid, each (y, x) uint8, the quality of highest PRECEDENCE at every pixel."""
+    if len(layers) == 1:
+        return layers[0]
     rank = np.empty(len(PRECEDENCE), dtype="uint8")
     rank[[int(q) for q in PRECEDENCE]] = np.arange(len(PRECEDENCE))
     best = np.minimum.reduce([rank[layer] for layer in layers])
@@ -262,7 +264,7 @@ def described(quality: xr.DataArray, valid: xr.DataArray, source: str = "the pro
             enough="both on one grid",
             todo="resample the layer by nearest onto the bands' grid",
         )
-    quality = quality.where(valid.astype(bool), np.uint8(Quality.NO_DATA)).astype("uint8")
+    quality = xr.where(valid.astype(bool), quality, np.uint8(Quality.NO_DATA)).astype("uint8", copy=False)
     quality.attrs = {
         "long_name": "what a pixel is good for",
         "units": "1",

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import numpy as np
 import xarray as xr
 
-from catalog.calibrate.bands import described, per_band, real_dn
+from catalog.calibrate.bands import affine, described, per_band, real_dn
 from catalog.errors import CalibrationError
 
 J2000 = datetime(2000, 1, 1, 12, tzinfo=UTC)
@@ -51,7 +51,7 @@ def reflectance_from_dn(
         For a missing band, a scale that is not above zero, an offset that is not finite, or a sun below the horizon.
     """
     dn = real_dn(dn)
-    rho = dn * per_band(dn, "scale", scale, zero=False, negative=False) + per_band(dn, "offset", offset)
+    rho = affine(dn, per_band(dn, "scale", scale, zero=False, negative=False), per_band(dn, "offset", offset))
     if sun_elevation_deg is not None:
         rho = rho / _sine_of_sun(sun_elevation_deg, dn)
     return described(rho, quantity, "1", dn)
@@ -80,7 +80,7 @@ def radiance_from_dn(dn: xr.DataArray, gain: Mapping[str, float], offset: Mappin
         For a missing band, a gain that is not above zero or an offset that is not finite.
     """
     dn = real_dn(dn)
-    radiance = dn * per_band(dn, "gain", gain, zero=False, negative=False) + per_band(dn, "offset", offset)
+    radiance = affine(dn, per_band(dn, "gain", gain, zero=False, negative=False), per_band(dn, "offset", offset))
     return described(radiance, "toa_radiance", "W m-2 sr-1 um-1", dn)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from rasterio.enums import Resampling
@@ -18,6 +19,7 @@ from catalog.metadata import sentinel2
 from catalog.metadata.raster import opened
 from catalog.scene import Scene, metadata_file
 from catalog.sensors import SENTINEL_2
+from catalog.signing import signed
 
 SAMPLE_PX = 256
 """Side of the decimated sample of each band."""
@@ -29,7 +31,7 @@ BASELINES = ("s2:processing_baseline", "sentinel:processing_baseline", "processi
 """Item fields that name the processing baseline."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ProviderRule:
     """How one provider writes its items of one collection."""
 
@@ -85,7 +87,7 @@ RULES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Heard:
     """All that metadata say."""
 
@@ -147,33 +149,57 @@ def verdicts_of(scene: Scene, claims: Sequence[Claim], quantification: float) ->
     AssetError
         A file is missing or unreadable.
     """
-    stamp = "|".join(f"{k}={v}" for k, v in sorted(scene.checksums.items()))
-    files = tuple((b, s.href, s.index, s.nodata) for b, s in scene.bands.items())
-    steps = steps_of(claims, list(scene.bands))
-    centres = {b: SENTINEL_2.band(b).centre_nm or 0.0 for b in scene.bands}
+    question = _Question(
+        files=tuple((b, s.href, s.index, s.nodata) for b, s in scene.bands.items()),
+        checksums=tuple(sorted(scene.checksums.items())),
+        steps=tuple(steps_of(claims, list(scene.bands)).items()),
+        quantification=quantification,
+        properties=scene.properties,
+    )
     try:
-        samples = dict(_samples(files, stamp))
+        return dict(_answer(question))
     except AssetError as error:
         raise AssetError(error.what, item=f"{scene.id}: {error.item}", enough=error.enough, todo=error.todo) from None
-    return pixel_verdicts(samples, centres, steps, quantification)
 
 
-@lru_cache(maxsize=8)
-def _samples(files: tuple[tuple[str, str, int, float | None], ...], stamp: str) -> tuple[tuple[str, np.ndarray], ...]:
+@dataclasses.dataclass(frozen=True)
+class _Question:
+    """All that determines the verdicts on a scene, whose every tile asks for them."""
+
+    files: tuple[tuple[str, str, int, float | None], ...]
+    """Band, address, raster band and no-data."""
+    checksums: tuple[tuple[str, str], ...]
+    """Of the scene's assets."""
+    steps: tuple[tuple[str, float], ...]
+    """Band to the size of the offset in question."""
+    quantification: float
+    """Digital numbers per unit of reflectance."""
+    properties: Mapping[str, Any] = dataclasses.field(compare=False)
+    """Of the scene, by which addresses are signed."""
+
+
+@lru_cache(maxsize=4096)
+def _answer(question: _Question) -> Mapping[str, PixelVerdict]:
+    centres = {name: SENTINEL_2.band(name).centre_nm or 0.0 for name, *_ in question.files}
+    return pixel_verdicts(_samples(question), centres, dict(question.steps), question.quantification)
+
+
+def _samples(question: _Question) -> dict[str, np.ndarray]:
     """Each band decimated to one grid, NaN where nothing was measured and beside it: edges mix with no-data."""
+    files = [(b, signed(href, question.properties), index, nodata) for b, href, index, nodata in question.files]
     shapes = []
     for _, href, _, _ in files:
         with opened(href) as source:
             shapes.append(source.shape)
     shape = tuple(min(SAMPLE_PX, max(s[axis] for s in shapes)) for axis in (0, 1))
-    found = []
+    found = {}
     for band, href, index, nodata in files:
         with opened(href) as source:
             values = source.read(index, out_shape=shape, resampling=Resampling.nearest).astype(np.float32)
             reach = max(2, math.ceil(2 * shape[0] / source.shape[0]))
         empty = ~np.isfinite(values) | (values == (nodata or 0.0)) | (values == 0)
-        found.append((band, np.where(_grown(empty, reach), np.nan, values)))
-    return tuple(found)
+        found[band] = np.where(_grown(empty, reach), np.nan, values)
+    return found
 
 
 def _grown(mask: np.ndarray, reach: int) -> np.ndarray:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -16,6 +17,7 @@ from rasterio.windows import Window
 
 from catalog.errors import AssetError
 from catalog.metadata.tiff import bytes_needed
+from catalog.metadata.web import remote, remote_options
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,14 @@ def opened(href: str) -> Iterator[DatasetReader]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(href) as dataset:
+            with _reaching(href), rasterio.open(href) as dataset:
                 yield dataset
     except RasterioError as error:
         raise unreadable(href, error) from None
+
+
+def _reaching(href: str) -> AbstractContextManager[Any]:
+    return rasterio.Env(**remote_options()) if remote(href) else nullcontext()
 
 
 def unreadable(href: str, error: Exception | str) -> AssetError:

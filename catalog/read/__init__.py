@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 
 from catalog.displacement import Displacement, Move, moved_grid
-from catalog.errors import AssetError, CalibrationError, FootprintError, GeolocationError, GridError
+from catalog.errors import AssetError, CalibrationError, FootprintError, GeolocationError
 from catalog.metadata.raster import check_complete, read_header
-from catalog.read.bent import bent_bands, bent_classes
-from catalog.read.classes import CLASS_RESAMPLINGS, Decode, coarser, warp_classes
-from catalog.read.engines import ENGINES, Chunks, bare_item, warp
-from catalog.read.files import checked, failures, method_of, no_such, same_affine
+from catalog.read.attempts import absent, asked, each, joined
+from catalog.read.bent import bent_band, bent_classes
+from catalog.read.classes import Decode, coarser, warp_classes
+from catalog.read.engines import ENGINES, Asked, Chunks, warp
+from catalog.read.files import checked, method_of, no_such, same_affine
 from catalog.read.native import native_band, native_coords
+from catalog.read.rules import RULES, refuse_unless_allowed
 from catalog.scene import BandSource, Scene
-from catalog.signing import signed
 
-__all__ = ["read", "read_native", "read_quality", "read_raster"]
+__all__ = ["absent", "joined", "read", "read_native", "read_quality", "read_raster"]
 
 
 def read(
@@ -53,7 +55,7 @@ def read(
         read on a grid that holds it; a field (and with stackstac an affine too) is read at once, nearest or bilinear.
     engine
         odc (odc-stac, any grid) or stackstac (north-up grids of an EPSG code). They agree exactly where nothing is
-        interpolated. odc-stac leaves a shift of less than 0.05 pixel out.
+        interpolated.
     chunks
         Dask chunks of y and x; None reads at once.
 
@@ -65,7 +67,8 @@ def read(
     Raises
     ------
     AssetError
-        A file is missing, truncated or unreadable; it names item and file. Of a lazy result only what the headers show.
+        Files are missing, truncated or unreadable; it names item and files, `failed` lists all of them. Those on the
+        web were asked for several times. Of a lazy result only what the headers show.
     FootprintError
         A file's CRS, shape or affine is not what the item says.
     GeolocationError
@@ -77,16 +80,28 @@ def read(
     """
     sources = _chosen(scene, bands)
     _check_readable(scene, resampling)
-    headers = {s.band: checked(scene, s) for s in sources}
-    moved = moved_grid(geobox, shift_m)
-    names = [s.band for s in sources]
     if engine not in ENGINES:
         raise no_such("engine", engine, ENGINES)
-    with failures(scene):
-        if moved is None or (isinstance(shift_m, Displacement) and engine != "odc"):
-            values = bent_bands(sources, headers, geobox, shift_m, resampling)
-        else:
-            values = ENGINES[engine](bare_item(scene, sources, headers), names, moved, resampling, chunks)
+    serving, moved, names = ENGINES[engine], moved_grid(geobox, shift_m), [s.band for s in sources]
+    values: Any
+    if moved is None or (isinstance(shift_m, Displacement) and engine != "odc"):
+        values = np.stack(each(scene, sources, lambda s: bent_band(s, checked(scene, s), geobox, shift_m, resampling)))
+    elif chunks is None:
+        values = np.full((len(sources), *geobox.shape), math.nan, "float32")
+        rows = dict(zip(names, values, strict=True))
+        each(
+            scene,
+            sources,
+            lambda s: serving.fill(Asked(scene, s, checked(scene, s), moved, resampling), rows[s.band]),
+        )
+    else:
+        values = da.stack(
+            each(
+                scene,
+                sources,
+                lambda s: serving.lazy(Asked(scene, s, checked(scene, s), moved, resampling), chunks),
+            )
+        )
     coords = {"band": names, **xr_coords(geobox, always_yx=True)}
     return xr.DataArray(
         values, dims=("band", "y", "x"), coords=coords, name="dn", attrs={"units": "1", "long_name": "digital number"}
@@ -130,31 +145,27 @@ def read_quality(
     """
     if layer not in scene.quality:
         raise no_such("quality layer", layer, scene.quality, scene.id)
-    if resampling is not None and resampling not in CLASS_RESAMPLINGS:
-        raise GridError(
-            f"classes cannot be resampled by {resampling}: a mean of two classes is a third",
-            item=f"{scene.id}: {layer}",
-            enough=f"one of {', '.join(CLASS_RESAMPLINGS)}",
-            todo="leave resampling out, or name one of these",
-        )
-    source = _opening(scene, scene.quality[layer])
-    header = checked(scene, source)
-    if max(bands) > header.count:
-        raise AssetError(
-            f"a {layer} layer has {header.count} raster bands",
-            item=f"{scene.id}: {source.href}",
-            enough=str(max(bands)),
-        )
-    moved = moved_grid(geobox, shift_m)
-    fill = 0 if source.nodata is None or decode else int(source.nodata)
-    with failures(scene):
-        method = method_of(resampling or ("mode" if coarser(geobox, header) else "nearest"))
+    if resampling is not None:
+        refuse_unless_allowed("classes", resampling, f"{scene.id}: {layer}")
+    moved, rule = moved_grid(geobox, shift_m), RULES["classes"]
+
+    def on_grid(source: BandSource) -> np.ndarray:
+        header = checked(scene, source)
+        if max(bands) > header.count:
+            raise AssetError(
+                f"a {layer} layer has {header.count} raster bands",
+                item=f"{scene.id}: {source.href}",
+                enough=str(max(bands)),
+            )
         if moved is None:
-            values = bent_classes(source, header, geobox, shift_m, (bands, decode))
-        elif decode is None:
-            values = warp(source.href, moved, method, np.dtype(header.dtype), source.nodata, fill)
-        else:
-            values = warp_classes(source.href, moved, method, bands, decode)
+            return bent_classes(source, header, geobox, shift_m, (bands, decode))
+        method = method_of(resampling or (rule.coarser if coarser(geobox, header) else rule.usual))
+        if decode is not None:
+            return warp_classes(source.href, moved, method, bands, decode)
+        fill = 0 if source.nodata is None else int(source.nodata)
+        return warp(source.href, moved, method, np.dtype(header.dtype), source.nodata, fill)
+
+    values = asked(scene, scene.quality[layer], on_grid)
     return xr.DataArray(values, dims=("y", "x"), coords=xr_coords(geobox, always_yx=True), name=layer)
 
 
@@ -181,7 +192,7 @@ def read_native(scene: Scene, bands: Sequence[str] | None = None, *, chunks: Chu
         As in `read`; the bands also do when they lie on different grids.
     """
     sources = _chosen(scene, bands)
-    headers = [checked(scene, s) for s in sources]
+    headers = each(scene, sources, lambda s: checked(scene, s))
     first = headers[0]
     for header in headers:
         if header.shape != first.shape or not same_affine(header.transform, first.transform):
@@ -191,8 +202,7 @@ def read_native(scene: Scene, bands: Sequence[str] | None = None, *, chunks: Chu
                 enough="bands of one grid",
                 todo="name bands of one resolution, or read the scene on a grid",
             )
-    with failures(scene):
-        values = xr.concat([native_band(s, chunks) for s in sources], dim="band")
+    values = xr.concat(each(scene, sources, lambda s: native_band(s, chunks)), dim="band")
     grid = {} if first.transform is None else {"transform": first.transform, "crs": first.crs}
     attrs = {"units": "1", "long_name": "digital number", **grid}
     coords = {"band": [s.band for s in sources], **native_coords(first)}
@@ -231,13 +241,7 @@ def _check_readable(scene: Scene, resampling: str) -> None:
             enough="a scene of real numbers with an affine",
             todo="read_native it, calibrate it, then geocode it",
         )
-    if scene.encoding == "db" and resampling != "nearest":
-        raise CalibrationError(
-            f"decibels cannot be resampled by {resampling}: a mean of logarithms is no mean of power",
-            item=scene.id,
-            enough="nearest, or linear power",
-            todo="read_native it and convert it to power first",
-        )
+    refuse_unless_allowed(scene.encoding, resampling, scene.id, CalibrationError)
 
 
 def _chosen(scene: Scene, bands: Sequence[str] | None) -> list[BandSource]:
@@ -245,9 +249,4 @@ def _chosen(scene: Scene, bands: Sequence[str] | None) -> list[BandSource]:
     for name in names:
         if name not in scene.bands:
             raise no_such("band", name, scene.bands, scene.id)
-    return [_opening(scene, scene.bands[name]) for name in names]
-
-
-def _opening(scene: Scene, source: BandSource) -> BandSource:
-    """The band with its address as it opens now: signatures expire between search and read."""
-    return replace(source, href=signed(source.href, scene.properties))
+    return [scene.bands[name] for name in names]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from operator import itemgetter
 
 import numpy as np
@@ -27,18 +26,12 @@ MARGIN = 3
 """Pixels of the file read around those that the grid shows."""
 
 
-def bent_bands(
-    sources: Sequence[BandSource],
-    headers: Mapping[str, RasterHeader],
-    geobox: GeoBox,
-    move: Move,
-    resampling: str,
-) -> np.ndarray:
-    """Bands on a grid, moved by place, in one resampling; only the pixels under the grid are read.
+def bent_band(source: BandSource, header: RasterHeader, geobox: GeoBox, move: Move, resampling: str) -> np.ndarray:
+    """A band on a grid, moved by place, in one resampling; only the pixels under the grid are read.
 
     Returns
     -------
-    ndarray (band, y, x), float32, NaN where nothing was measured or the files do not reach.
+    ndarray (y, x), float32, NaN where nothing was measured or the file does not reach.
 
     Raises
     ------
@@ -48,21 +41,17 @@ def bent_bands(
     if resampling not in BENDING:
         raise GridError(
             f"{resampling} cannot follow a move by place",
-            item=", ".join(s.href for s in sources),
+            item=source.href,
             enough=f"one of {', '.join(BENDING)}",
             todo="name one of these, or move the scene by one shift",
         )
     method: Resampling = "nearest" if resampling == "nearest" else "bilinear"
+    nodata = header.nodata if source.nodata is None else source.nodata
 
-    def numbers(codes: np.ndarray, nodata: float | None) -> np.ndarray:
+    def numbers(codes: np.ndarray) -> np.ndarray:
         return np.where(codes[0] == nodata, math.nan, codes[0].astype("float32"))
 
-    return np.stack(
-        [
-            _bent(s.href, headers[s.band], geobox, move, ((s.index,), partial(numbers, nodata=s.nodata)), method)
-            for s in sources
-        ]
-    )
+    return _bent(source.href, header, geobox, move, ((source.index,), numbers), method)
 
 
 def bent_classes(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from rasterio.enums import Resampling
@@ -25,9 +27,7 @@ FOOTPRINT_MARGIN = 0.1
 def checked(scene: Scene, source: BandSource) -> RasterHeader:
     """The header of a file that is whole and lies where the item says."""
     with failures(scene):
-        header = read_header(source.href)
-        if "://" not in source.href:
-            check_complete(source.href, decode=False)
+        header = _header(source.href)
     problems = []
     if source.shape is not None and header.shape != source.shape:
         problems.append(f"its shape is {header.shape}, the item says {source.shape}")
@@ -56,6 +56,22 @@ def checked(scene: Scene, source: BandSource) -> RasterHeader:
             enough="the file that was registered",
             todo="register the product again",
         )
+    return header
+
+
+def _header(href: str) -> RasterHeader:
+    """The header of a file that is whole; of a local one kept, because every tile of a scene asks, until it changes."""
+    try:
+        found = os.stat(href)
+    except OSError:  # on the web, inside another file, or gone
+        return read_header(href)
+    return _local_header(href, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _local_header(href: str, size: int, changed_ns: int) -> RasterHeader:
+    header = read_header(href)
+    check_complete(href, decode=False)
     return header
 
 
