@@ -112,7 +112,7 @@ class Objective(nn.Module):
 
     def _guess(self, modality: Modality, guess_BCHW: Tensor, chips: Chips, masked_BHW: Tensor) -> Tensor:
         with torch.no_grad():
-            target_BCHW, valid_BHW = target(self.contract.inputs[modality], chips)
+            target_BCHW, valid_BHW = target(self.contract.input_of(modality, chips.bands), chips)
             hidden_BHW = masked_BHW.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
             weight_B1HW = (hidden_BHW & valid_BHW)[:, None].to(target_BCHW.dtype)
             pixels = self.summed(weight_B1HW.sum())
