@@ -74,11 +74,12 @@ class Chips:
 
     def __post_init__(self) -> None:
         batch, channels, height, width = self.pixels_BCHW.shape
-        if tuple(self.valid_BHW.shape) != (batch, height, width):
+        if tuple(self.valid_BHW.shape) != (batch, height, width) or self.valid_BHW.dtype != torch.bool:
             raise InputError(
-                "The mask of a batch has another shape than its pixels",
-                item=f"pixels {tuple(self.pixels_BCHW.shape)}, valid {tuple(self.valid_BHW.shape)}",
-                enough=f"a mask of shape {(batch, height, width)}",
+                "The mask of a batch has another shape than its pixels, or is no mask",
+                item=f"pixels {tuple(self.pixels_BCHW.shape)}, valid {tuple(self.valid_BHW.shape)} "
+                f"{self.valid_BHW.dtype}",
+                enough=f"a mask of shape {(batch, height, width)}, bool",
                 todo="cut pixels and mask with the same window",
             )
         if self.bands and len(self.bands) != channels:
@@ -88,11 +89,12 @@ class Chips:
                 enough="one band for each channel, in the channels' order; a complex band is two",
                 todo="name the bands of the pixels, or leave them out for the contract's",
             )
-        if self.gsd_B is not None and tuple(self.gsd_B.shape) != (batch,):
+        gsd_B = self.gsd_B
+        if gsd_B is not None and (tuple(gsd_B.shape) != (batch,) or not _is_positive(gsd_B)):
             raise InputError(
-                "The ground sampling distances of a batch are not one an image",
-                item=f"pixels {tuple(self.pixels_BCHW.shape)}, distances {tuple(self.gsd_B.shape)}",
-                enough=f"a tensor of shape {(batch,)}",
+                "The ground sampling distances of a batch are not one an image, or not above 0",
+                item=f"pixels {tuple(self.pixels_BCHW.shape)}, distances {tuple(gsd_B.shape)}",
+                enough=f"a tensor of shape {(batch,)}, metres",
                 todo="give each image its pixel size in metres",
             )
 
@@ -108,6 +110,11 @@ class Chips:
 
     def __len__(self) -> int:
         return int(self.pixels_BCHW.shape[0])
+
+
+def _is_positive(metres_B: Tensor) -> bool:
+    """Looked at where that takes no synchronisation with a device."""
+    return metres_B.device.type != "cpu" or bool((metres_B > 0).all())
 
 
 Batch: TypeAlias = Mapping[Modality, Chips]
