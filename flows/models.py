@@ -80,7 +80,7 @@ def reference_of(item: Mapping[str, Any], ledger: Ledger, *, fresh: bool) -> Ite
         collection="models",
         id=item["id"],
         href=str(path),
-        asset=str((path.parent / assets["model"]["href"]).resolve().parent),
+        asset=str((path.parent / assets["config"]["href"]).resolve().parent),
         checksum="+".join(assets[name]["file:checksum"] for name in sorted(assets)),
         fresh=fresh,
     )
