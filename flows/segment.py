@@ -70,7 +70,9 @@ def encoder_of(base: Checkpoint, sources: Sequence[Labelled]) -> RingMoE:
 
 def sampler_of(sources: Sequence[Labelled], contract: DataContract, request: AdaptRequest) -> LabelledSampler:
     """Labelled chips as the request wants them."""
-    return LabelledSampler(sources, contract, batch=request.chips, crop=Crop(chip_px=request.chip_px), seed=request.seed)
+    return LabelledSampler(
+        sources, contract, batch=request.chips, crop=Crop(chip_px=request.chip_px), seed=request.seed
+    )
 
 
 def save(folder: Path, segmenter: Segmenter, provenance: Mapping[str, Any]) -> None:

@@ -69,8 +69,8 @@ class InputContract:
 
     def at(self, rows: Sequence[int]) -> InputContract:
         """The same for some of its channels, in the order given."""
-        bands, mean, std = (tuple(column[i] for i in rows) for column in (self.bands, self.mean, self.std))
-        return replace(self, bands=bands, mean=mean, std=std)
+        mean, std = (tuple(column[i] for i in rows) for column in (self.mean, self.std))
+        return replace(self, bands=tuple(self.bands[i] for i in rows), mean=mean, std=std)
 
 
 @dataclass(frozen=True)

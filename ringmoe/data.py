@@ -83,7 +83,8 @@ class _Drawer:
     def chips(self, rng: np.random.Generator, count: int) -> tuple[Chips, np.ndarray | None]:
         """So many chips as a batch, and their labels, (B, s, s), where there are any."""
         drawn = [self._draw(rng) for _ in range(count)]
-        pixels_BCHW, valid_BHW = (torch.from_numpy(np.stack([d[i] for d in drawn])) for i in (0, 1))
+        pixels_BCHW = torch.from_numpy(np.stack([d.pixels for d in drawn]))
+        valid_BHW = torch.from_numpy(np.stack([d.valid for d in drawn]))
         gsd_B = torch.tensor([d.gsd_m for d in drawn]) if self.bands else None
         labels = None if self.labels is None else np.stack([d.labels for d in drawn if d.labels is not None])
         return Chips(pixels_BCHW, valid_BHW, self.bands, gsd_B), labels

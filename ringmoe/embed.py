@@ -5,7 +5,7 @@ Shape legend: B image, C channel or width, H row, W column (of pixels or of toke
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -75,14 +75,16 @@ class PatchEmbed(nn.Module):
         pixels_BCHW = pixels_BCHW.to(self.no_data.dtype)
         present_BHW = F.avg_pool2d(valid_BHW[:, None].to(pixels_BCHW.dtype), self.patch)[:, 0]
         x_BHWC = self.norm(F.linear(patches(pixels_BCHW, self.patch), self.proj.weight.flatten(1), self.proj.bias))
-        return finished(x_BHWC, present_BHW, masked_BHW, unit // self.patch, self)
+        return finished(x_BHWC, present_BHW, masked_BHW, unit // self.patch, Learned(self.no_data, self.mask_token))
 
 
-class Learned(Protocol):
+class Learned(NamedTuple):
     """The two tokens that every embedding learns."""
 
     no_data: Tensor
+    """(C,), added as far as a patch has no data."""
     mask_token: Tensor
+    """(C,), in the place of a masked patch."""
 
 
 def finished(x_BHWC: Tensor, present_BHW: Tensor, masked_BHW: Tensor | None, times: int, learned: Learned) -> Tokens:

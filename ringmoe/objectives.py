@@ -45,7 +45,7 @@ class Terms:
 
 
 RANK = 16
-"""Images that bands are mixed from, where a decoder knows bands by what they are: spectra have few degrees of freedom."""
+"""Images that bands are mixed from, where a decoder knows bands by what they are: spectra vary in few ways."""
 
 
 class Decoder(nn.Module):

@@ -137,7 +137,7 @@ def _tensors(path: Path, sha256: str | None) -> Iterator[tuple[str, Tensor]]:
                     raise damaged(path, f"{key} is of dtype {rows[key]['dtype']}")
                 tensor = torch.empty(shape, dtype=dtype)
                 if tensor.numel():
-                    view = memoryview(tensor.view(-1).view(torch.uint8).numpy())
+                    view = tensor.view(-1).view(torch.uint8).numpy().data
                     file.readinto(view)
                     if sha256 is not None:
                         digest.update(view)

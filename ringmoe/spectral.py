@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ringmoe.contract import InputContract
-from ringmoe.embed import Tokens, check_chips, finished, normalised_bands, patches
+from ringmoe.embed import Learned, Tokens, check_chips, finished, normalised_bands, patches
 from ringmoe.errors import ConfigError
 from ringmoe.modality import BandSpec, Chips
 
@@ -148,7 +148,8 @@ class SpectralEmbed(nn.Module):
         x_BHWD = F.linear(flat_BHWX, weight_DCP.flatten(1)) + F.linear(share_BHWC, bias_DC)
         scale_BD, shift_BD = self.modulation(self._gsd(chips, contract))
         x_BHWD = self.norm(x_BHWD / share_BHWC.sum(-1, keepdim=True)) * (1 + scale_BD[:, None, None])
-        return finished(x_BHWD + shift_BD[:, None, None], any_BHW, masked_BHW, unit // self.patch, self)
+        learned = Learned(self.no_data, self.mask_token)
+        return finished(x_BHWD + shift_BD[:, None, None], any_BHW, masked_BHW, unit // self.patch, learned)
 
     def generated(self, bands: Sequence[BandSpec]) -> tuple[Tensor, Tensor]:
         """Weights (D, C, P) and biases (D, C) of bands."""

@@ -126,7 +126,7 @@ def test_all_instruments_share_one_embedding(bands, modality, gsd_m):
 
 
 def test_a_missing_band_is_simply_absent():
-    """NaN in a band everywhere, and the band not there at all, are one; its content under the mask is no information."""
+    """NaN in a band everywhere, and the band not there at all, are one and the same."""
     model, chips = model_of(), chips_of(S2)
     left = chips.pixels_BCHW.clone()
     left[:, 4] = float("nan")
@@ -155,7 +155,7 @@ def test_tokens_have_one_scale_whatever_the_number_of_bands():
     """The sum over bands is a mean: before the norm, one band gives numbers like thirteen copies of it."""
     model = model_of()
     embed = model.embedding(Modality.MS)
-    weight, bias = embed.generated(S2[:1] * 13)
+    weight, _ = embed.generated(S2[:1] * 13)
     one, _ = embed.generated(S2[:1])
     torch.testing.assert_close(weight.mean(1), one[:, 0])
     single, many = chips_of(S2[:1]), chips_of(tuple(replace(S2[0], name=f"B01-{i}") for i in range(13)))

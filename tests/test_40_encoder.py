@@ -83,9 +83,7 @@ def test_freezing_stops_training_and_thawing_starts_it(encoder):
 def test_radar_and_the_contracts_own_bands_are_taken_too(encoder):
     """One polarisation of another radar; three optical channels without a word."""
     power = torch.rand(1, 1, 64, 64)
-    l_band, c_band = (
-        encoder(power, "sar_l2", bands=[ringmoe.radar(f, "HV")], gsd_m=25.0).pooled for f in (1.257, 5.4)
-    )
+    l_band, c_band = (encoder(power, "sar_l2", bands=[ringmoe.radar(f, "HV")], gsd_m=25.0).pooled for f in (1.257, 5.4))
     assert (l_band - c_band).abs().max() > 1e-4
     assert encoder(torch.rand(1, 3, 64, 64), "opt").pooled.shape == (1, 480)
 
