@@ -14,6 +14,8 @@ from ringmoe.compiled import compile_checked
 from ringmoe.errors import ConfigError
 from ringmoe.modality import Chips, Modality
 
+pytestmark = pytest.mark.slow
+
 CONTRACT = presets.paper_contract().only([Modality.MS])
 SMALL = RingMoEConfig(
     dim=8,
@@ -68,7 +70,6 @@ def test_a_compiler_that_changes_the_losses_is_refused():
     assert caught.value.enough
 
 
-@pytest.mark.slow
 def test_inductor_passes_the_gate():
     """The compiler that is used, twenty steps, two blocks a stage with shifted windows."""
     compile_checked(made(replace(SMALL, depths=(2, 2, 2, 2))), loss_of, steps=20)
