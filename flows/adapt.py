@@ -21,7 +21,7 @@ from ringmoe.modality import Modality
 from ringmoe.tasks.segmentation import SegmentationConfig, Segmenter, balanced
 from ringmoe.train import adapt as train
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 
 def draft(
@@ -57,12 +57,13 @@ def make(
     """Fine-tune backbone and head on labelled composites and write the checkpoint."""
     base = open_checkpoint(parent)
     sources = segment.labelled(cubes, labels, request)
-    sampler = segment.sampler_of(sources, base, request)
+    encoder = segment.encoder_of(base, sources)
+    sampler = segment.sampler_of(sources, encoder.contract, request)
     names = tuple(c.name for c in classes_of(labels))
     counts = [int(sampler.counts[code]) for code in range(1, len(names) + 1)]
     torch.manual_seed(request.seed)
     config = SegmentationConfig(Modality(sampler.modality), names, class_weights=balanced(counts))
-    segmenter = Segmenter(base.model.to(device()), config).to(device())
+    segmenter = Segmenter(encoder.to(device()), config).to(device())
     recipe = recipe_of(request, where)
     history = train(segmenter, sampler.stream(), recipe, on_step=told("adapt", request.steps))
     segment.save(folder, segmenter, {"step": "adapt", "parent": parent.id, "request": request.model_dump(mode="json")})

@@ -19,6 +19,7 @@ from catalog.ledger import Ledger, file_digest, no_space_left, unit_id
 from flows import progress
 from flows.refs import AdaptRequest, ItemRef, PretrainRequest, PruneRequest, Where
 from ringmoe.checkpoint import Checkpoint, load
+from ringmoe.contract import DataContract
 from ringmoe.errors import CheckpointError
 from ringmoe.train import Step, TrainConfig
 
@@ -79,7 +80,7 @@ def reference_of(item: Mapping[str, Any], ledger: Ledger, *, fresh: bool) -> Ite
         collection="models",
         id=item["id"],
         href=str(path),
-        asset=str((path.parent / assets["model"]["href"]).resolve().parent),
+        asset=str((path.parent / assets["config"]["href"]).resolve().parent),
         checksum="+".join(assets[name]["file:checksum"] for name in sorted(assets)),
         fresh=fresh,
     )
@@ -144,14 +145,14 @@ def recipe_of(request: PretrainRequest | AdaptRequest | PruneRequest, where: Whe
     )
 
 
-def bands_of(contract: Any) -> list[dict[str, Any]]:
-    """`mlm:input` of a data contract, one entry per modality."""
+def bands_of(contract: DataContract) -> list[dict[str, Any]]:
+    """`mlm:input` of a data contract, one entry per modality and sensor."""
     entries = []
-    for modality, wanted in contract.inputs.items():
+    for wanted in (*contract.inputs.values(), *contract.also):
         channels = [b.name + (f"_{b.part}" if b.part else "") for b in wanted.bands]
         entries.append(
             {
-                "name": f"{modality.value} chips of {wanted.sensor}: {wanted.quantity}",
+                "name": f"{wanted.modality.value} chips of {wanted.sensor}: {wanted.quantity}",
                 "bands": channels,
                 "input": {
                     "shape": [-1, len(channels), -1, -1],

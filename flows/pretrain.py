@@ -22,7 +22,7 @@ from ringmoe.measure import measure_contract
 from ringmoe.objectives import MaskedModelling, Objective
 from ringmoe.train import pretrain as train
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 
 def draft(cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> Draft:
@@ -45,10 +45,11 @@ def draft(cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> D
 def make(folder: Path, cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> Mapping[str, Any]:
     """Pre-train by masked modelling on all modalities at once and write the checkpoint."""
     datasets = within(cubes, request.area)
-    measured = measure_contract(datasets, seed=request.seed)
+    shape = preset(request)
+    measured = measure_contract(datasets, described=shape.embedding == "spectral", seed=request.seed)
     used = [datasets[i] for i in measured.used]
     torch.manual_seed(request.seed)
-    model = RingMoE(preset(request), measured.contract).to(device())
+    model = RingMoE(shape, measured.contract).to(device())
     objective = MaskedModelling(Objective(model), seed=request.seed).to(device())
     sampler = ChipSampler(
         used,

@@ -74,7 +74,7 @@ def make(
     """Modality slice, collaborative experts, dense integration; then features are distilled and the task fine-tuned."""
     base = open_checkpoint(parent)
     teacher = segment.segmenter_of(base).to(device()).eval()
-    sampler = segment.sampler_of(segment.labelled(cubes, labels, task_request), base, task_request)
+    sampler = segment.sampler_of(segment.labelled(cubes, labels, task_request), base.contract, task_request)
     stages = cut(teacher.backbone, sampler, request)
     student = Segmenter(stages[-1][1].to(device()), teacher.config)
     student.head.load_state_dict(copy.deepcopy(teacher.head.state_dict()))

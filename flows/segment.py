@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,11 @@ from flows.models import bands_of
 from flows.refs import AdaptRequest, ItemRef
 from flows.select import composites, label_grid
 from ringmoe import checkpoint
+from ringmoe.backbone import RingMoE
+from ringmoe.bake import bake
+from ringmoe.bands import band_specs
 from ringmoe.checkpoint import Checkpoint
+from ringmoe.contract import DataContract
 from ringmoe.data import Crop, Labelled, LabelledSampler
 from ringmoe.errors import ConfigError
 from ringmoe.modality import Modality
@@ -46,10 +50,28 @@ def labelled(cubes: Sequence[ItemRef], labels: Sequence[Raster], request: AdaptR
     return found
 
 
-def sampler_of(sources: Sequence[Labelled], base: Checkpoint, request: AdaptRequest) -> LabelledSampler:
+def encoder_of(base: Checkpoint, sources: Sequence[Labelled]) -> RingMoE:
+    """The encoder made for the bands and the pixel size of the cubes labelled, which it then takes alone.
+
+    Raises
+    ------
+    ContractError
+        When a cube does not honour the checkpoint's contract.
+    """
+    rows = [source.cube.attrs for source in sources]
+    for attrs in rows:
+        base.contract.check(attrs)
+    if not base.contract.described:
+        return base.model
+    modality, gsd_m = Modality(rows[0]["modality"]), [float(attrs["gsd_m"]) for attrs in rows]
+    wanted = base.contract.input_of(modality, band_specs(rows[0]))
+    return bake(base.model, {modality: replace(wanted, sensor=rows[0]["sensor"], gsd_m=(min(gsd_m), max(gsd_m)))})
+
+
+def sampler_of(sources: Sequence[Labelled], contract: DataContract, request: AdaptRequest) -> LabelledSampler:
     """Labelled chips as the request wants them."""
     return LabelledSampler(
-        sources, base.contract, batch=request.chips, crop=Crop(chip_px=request.chip_px), seed=request.seed
+        sources, contract, batch=request.chips, crop=Crop(chip_px=request.chip_px), seed=request.seed
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from ringmoe.embed import PatchEmbed, Tokens
 from ringmoe.errors import ConfigError, InputError
 from ringmoe.modality import Batch, Modality, ordered
 from ringmoe.moe import RingMoELayer, Routing, Survivors, TokenGroups
+from ringmoe.spectral import SpectralEmbed, description
 
 STRIDE = 32
 """Pixels to a token of the last stage; image sides are multiples of it, and it is what is masked at once."""
@@ -53,6 +54,8 @@ class RingMoEConfig:
     """What pruning left, block by block; None where nothing was pruned."""
     post_norm_init: float = 0.0
     """Initial weight of the norm that closes each residual branch; 0 as Swin V2 publishes it."""
+    embedding: Literal["fixed", "spectral"] = "fixed"
+    """fixed, the paper's: a convolution per modality and list of bands; spectral: one for any bands described."""
 
     def __post_init__(self) -> None:
         stages = {len(self.depths), len(self.heads), len(self.pretrain_windows)}
@@ -63,6 +66,7 @@ class RingMoEConfig:
                 (self.patch * 8 != STRIDE, f"patch must be {STRIDE // 8}, so that stage 4 has stride {STRIDE}"),
                 (any(self.dim * 2**i % h for i, h in enumerate(self.heads)), "heads must divide the stage's width"),
                 (self.survivors is not None and len(self.survivors) != sum(self.depths), "survivors are one per block"),
+                (self.embedding not in ("fixed", "spectral"), "embedding is fixed or spectral"),
                 (min(self.specialized, self.collaborative, self.shared) < 0, "expert counts cannot be negative"),
             )
             if bad
@@ -173,9 +177,7 @@ class RingMoE(nn.Module):
             raise ConfigError(
                 "A model needs a modality", enough="a contract of one input", todo="name a cube to learn from"
             )
-        self.embed = nn.ModuleDict(
-            {m.value: PatchEmbed(contract.inputs[m], config.dim, config.patch) for m in self.modalities}
-        )
+        self.embed = _embeddings(config, contract)
         stages, merges, block = [], [], 0
         for stage, depth in enumerate(config.depths):
             merges.append(Merge(config.dim * 2 ** (stage - 1)) if stage else nn.Identity())
@@ -196,8 +198,8 @@ class RingMoE(nn.Module):
             block.experts.keep(config.survivors_of(index, len(model.modalities)), device)
         return model.requires_grad_(True).eval()
 
-    def embedding(self, modality: Modality) -> PatchEmbed:
-        """The embedding of one modality; InputError when the model has not learned it."""
+    def embedding(self, modality: Modality) -> PatchEmbed | SpectralEmbed:
+        """The embedding that serves a modality; InputError when the model has not learned it."""
         if modality not in self.modalities:
             raise InputError(
                 f"The model has not learned the modality {modality}",
@@ -205,7 +207,8 @@ class RingMoE(nn.Module):
                 enough=f"chips of {', '.join(self.modalities)}",
                 todo="choose another checkpoint, or leave the modality out",
             )
-        return self.embed[modality.value]  # type: ignore[return-value]
+        key = modality.value if self.config.embedding == "fixed" else self.config.embedding
+        return self.embed[key]  # type: ignore[return-value]
 
     def blocks(self) -> list[Block]:
         """All blocks, first to last."""
@@ -247,7 +250,10 @@ class RingMoE(nn.Module):
             raise InputError(
                 "The batch is empty", enough="chips of one modality", todo="check what the samples are drawn from"
             )
-        found: dict[Modality, Tokens] = {m: self.embedding(m)(batch[m], masked.get(m), STRIDE) for m in batch}
+        found: dict[Modality, Tokens] = {}
+        for m, chips in batch.items():
+            embed = self.embedding(m)
+            found[m] = embed(chips, self.contract.input_of(m, chips.bands), masked.get(m), STRIDE)
         index = {m: i for i, m in enumerate(self.modalities)}
         names = sorted(found, key=lambda m: (*found[m].tokens_BHWC.shape[1:3], index[m]))
         spans = tuple(Span(m, *found[m].tokens_BHWC.shape[:3]) for m in names)
@@ -262,6 +268,24 @@ class RingMoE(nn.Module):
         rows_M1 = torch.arange(len(self.modalities), device=device)[:, None]
         runs = tuple((index[s.modality], s.tokens) for s in spans)
         return TokenGroups(modality_T, ((modality_T == rows_M1) & counted_T).float(), runs)
+
+
+def _embeddings(config: RingMoEConfig, contract: DataContract) -> nn.ModuleDict:
+    """One fixed embedding per modality, or one spectral for all; ConfigError where the contract asks for the other."""
+    if config.embedding == "spectral":
+        for entry in (*contract.inputs.values(), *contract.also):
+            for band in entry.bands:
+                description(band)
+        return nn.ModuleDict({"spectral": SpectralEmbed(config.dim, config.patch)})
+    if contract.described:
+        raise ConfigError(
+            "A fixed embedding cannot take sensors it has never seen",
+            item="a contract of described bands",
+            enough="the spectral embedding, or a contract of one sensor a modality",
+            todo="choose embedding='spectral'",
+        )
+    inputs = {m: contract.inputs[m] for m in ordered(contract.inputs)}
+    return nn.ModuleDict({m.value: PatchEmbed(len(c.bands), config.dim, config.patch) for m, c in inputs.items()})
 
 
 def _maps(x_TC: Tensor, spans: tuple[Span, ...]) -> list[Tensor]:

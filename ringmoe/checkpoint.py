@@ -1,8 +1,8 @@
 """Weights, configuration and data contract, saved and loaded together; no pickle anywhere.
 
-A checkpoint is a folder of two files: `model.safetensors` (encoder tensors, and a head's under "head.") and
-`config.json` (configuration, contract, provenance, and the size and sha256 of the weights). Equal contents give equal
-bytes.
+A checkpoint is a folder: `model.safetensors` (encoder tensors, and a head's under "head."), or several such files and
+their index where they are large, and `config.json` (configuration, contract, provenance, and the size and sha256 of
+the other files). Equal contents give equal bytes.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import DataContract
 from ringmoe.errors import CheckpointError, ModelError
 from ringmoe.moe import Survivors
+from ringmoe.shards import SHARD_BYTES, SINGLE, File, damaged, read, write
 
-WEIGHTS = "model.safetensors"
+WEIGHTS = SINGLE
 CONFIG = "config.json"
-FORMAT = 1
+FORMAT = 2
 HEAD = "head."
 
 
@@ -58,6 +58,7 @@ def save(
     head_state: Mapping[str, Tensor] | None = None,
     head_config: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> str:
     """Write a checkpoint and return its digest; the configuration, written last, makes it whole.
 
@@ -69,6 +70,8 @@ def save(
         A task head's tensors, and the JSON that builds it.
     provenance
         JSON without anything that changes from run to run, where equal runs are to give equal bytes.
+    shard_bytes
+        Weights of more bytes than this go into several files.
 
     Raises
     ------
@@ -76,13 +79,13 @@ def save(
         The folder cannot be written.
     """
     path = Path(folder)
-    tensors = {name: _plain(tensor) for name, tensor in model.state_dict().items()}
-    tensors |= {HEAD + name: _plain(tensor) for name, tensor in (head_state or {}).items()}
+    tensors = dict(model.state_dict())
+    dtypes = {str(t.dtype).removeprefix("torch.") for t in tensors.values()}
+    tensors |= {HEAD + name: tensor for name, tensor in (head_state or {}).items()}
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / CONFIG).unlink(missing_ok=True)
-        partial = path / f"{WEIGHTS}.partial"
-        save_file(tensors, partial, metadata={"format": "pt"})
+        files = write(path, tensors, shard_bytes)
         record = {
             "format": FORMAT,
             "config": asdict(model.config),
@@ -90,10 +93,9 @@ def save(
             "contract_digest": model.contract.digest(),
             "head": None if head_config is None else dict(head_config),
             "provenance": dict(provenance or {}),
-            "weights": {"file": WEIGHTS, "bytes": partial.stat().st_size, "sha256": _sha256(partial)},
+            "weights": {"dtypes": sorted(dtypes), "files": [asdict(file) for file in files]},
         }
         text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False) + "\n"
-        partial.replace(path / WEIGHTS)
         (path / f"{CONFIG}.partial").write_text(text)
         (path / f"{CONFIG}.partial").replace(path / CONFIG)
     except (OSError, SafetensorError) as error:
@@ -113,7 +115,7 @@ def load(
     contract: DataContract | None = None,
     verify: bool = True,
 ) -> Checkpoint:
-    """Read a checkpoint straight to a device.
+    """Read a checkpoint straight to a device; the host holds no second copy of more than one tensor.
 
     Parameters
     ----------
@@ -129,7 +131,7 @@ def load(
     Raises
     ------
     CheckpointError
-        Missing, truncated or altered files, tensors missing or unexpected, or another contract.
+        Missing, truncated or altered files, tensors missing, unexpected or of another dtype, or another contract.
     """
     path = Path(folder)
     record, digest = _record(path)
@@ -138,8 +140,10 @@ def load(
         config = _config(record["config"])
         with torch.device("meta"):
             wanted = RingMoE(config, found).state_dict()
+        files = [File(**row) for row in record["weights"]["files"]]
+        dtypes = {str(name) for name in record["weights"]["dtypes"]}
     except (ModelError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path / CONFIG, f"its configuration builds no model ({error})") from error
+        raise damaged(path / CONFIG, f"its configuration builds no model ({error})") from error
     if contract is not None and contract.digest() != found.digest():
         raise CheckpointError(
             "The checkpoint was trained on another data contract",
@@ -147,31 +151,12 @@ def load(
             enough=f"a checkpoint of the contract {contract.digest()[:12]} of {', '.join(contract.inputs)}",
             todo="choose the checkpoint that belongs to these cubes, or drop the contract asked for",
         )
-    _check_weights(path / WEIGHTS, record["weights"], verify=verify)
-    tensors = _read(path / WEIGHTS, device)
+    tensors = read(path, files, device, verify=verify)
     head = {name.removeprefix(HEAD): tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
-    _check_names(path, wanted, tensors)
+    _check_names(path, wanted, tensors, dtypes)
     model = RingMoE.from_tensors(config, found, tensors)
     meta = {"contract_digest": record["contract_digest"], **record["provenance"]}
     return Checkpoint(model, found, config, head, record["head"], meta, digest)
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu").contiguous()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _damaged(item: Path, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"The checkpoint is damaged: {why}",
-        item=str(item),
-        enough=f"the files {WEIGHTS} and {CONFIG} as they were saved",
-        todo="take it again from where it was published, or train again",
-    )
 
 
 def _record(path: Path) -> tuple[dict[str, Any], str]:
@@ -180,9 +165,9 @@ def _record(path: Path) -> tuple[dict[str, Any], str]:
         record = json.loads(raw)
         missing = {"format", "config", "contract", "contract_digest", "head", "provenance", "weights"} - set(record)
     except (OSError, ValueError, TypeError) as error:
-        raise _damaged(path / CONFIG, f"its configuration cannot be read ({type(error).__name__})") from error
+        raise damaged(path / CONFIG, f"its configuration cannot be read ({type(error).__name__})") from error
     if missing or record["format"] != FORMAT:
-        raise _damaged(path / CONFIG, f"not a configuration of format {FORMAT}, missing {sorted(missing) or 'nothing'}")
+        raise damaged(path / CONFIG, f"not a configuration of format {FORMAT}, missing {sorted(missing) or 'nothing'}")
     return record, hashlib.sha256(raw).hexdigest()
 
 
@@ -196,37 +181,21 @@ def _config(row: Mapping[str, Any]) -> RingMoEConfig:
     return RingMoEConfig(**fields)
 
 
-def _check_weights(path: Path, wanted: Mapping[str, Any], *, verify: bool) -> None:
-    size = path.stat().st_size if path.is_file() else -1
-    if size != wanted["bytes"]:
-        raise _damaged(path, f"{max(size, 0)} bytes instead of {wanted['bytes']}")
-    if verify and _sha256(path) != wanted["sha256"]:
-        raise _damaged(path, "its sha256 is not the one in the configuration")
-
-
-def _read(path: Path, device: torch.device | str) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            return {name: _aligned(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, f"not a safetensors file ({error})") from error
-
-
-def _aligned(tensor: Tensor) -> Tensor:
-    """The tensor itself, or a copy where it starts at an address that grouped products refuse."""
-    return tensor.clone() if tensor.data_ptr() % 64 else tensor
-
-
-def _check_names(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def _check_names(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], dtypes: set[str]) -> None:
     missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     shapes = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
         for name in wanted
         if name in tensors and tensors[name].shape != wanted[name].shape
     ]
-    if missing or extra or shapes:
+    strange = [
+        f"{name} {tensor.dtype} instead of {' or '.join(sorted(dtypes))}"
+        for name, tensor in tensors.items()
+        if name in wanted and not (tensor.is_floating_point() and str(tensor.dtype).removeprefix("torch.") in dtypes)
+    ]
+    if missing or extra or shapes or strange:
         parts = [f"{len(x)} {what} ({x[0]})" for x, what in ((missing, "missing"), (extra, "unexpected")) if x]
-        parts += [f"of another shape: {shapes[0]}"] if shapes else []
+        parts += [f"of another {what}: {x[0]}" for x, what in ((shapes, "shape"), (strange, "dtype")) if x]
         raise CheckpointError(
             "The checkpoint's tensors are not those of its configuration: " + ", ".join(parts),
             item=str(path),

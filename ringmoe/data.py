@@ -5,22 +5,24 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from catalog.sensors import USABLE
+from ringmoe.bands import band_specs, places
 from ringmoe.contract import DataContract
 from ringmoe.errors import DataError
-from ringmoe.modality import Batch, Chips, Modality
+from ringmoe.looks import Looks, chips_from, look, open_cubes, times
+from ringmoe.modality import BandSpec, Batch, Chips, Modality
 
 if TYPE_CHECKING:
     import xarray as xr
+
+__all__ = ["ChipSampler", "Crop", "Labelled", "LabelledSampler", "chips_from", "look", "open_cubes", "times"]
 
 PAPER_MIX: Mapping[Modality, float] = MappingProxyType(
     {Modality.OPT: 0.70, Modality.MS: 0.20, Modality.SAR_L1: 0.05, Modality.SAR_L2: 0.05}
@@ -31,83 +33,6 @@ EQUAL_MIX: Mapping[Modality, float] = MappingProxyType(dict.fromkeys(Modality, 0
 """The same share for every modality."""
 
 _GOLDEN = (5**0.5 - 1) / 2
-
-
-def open_cubes(uris: Sequence[str]) -> list[xr.Dataset]:
-    """Open cubes by address; the pixels stay where they are until a sampler asks for them.
-
-    Raises
-    ------
-    CubeError
-        When a cube is damaged or of another schema.
-    """
-    from catalog import cube
-
-    return [cube.open(uri) for uri in uris]
-
-
-def chips_from(piece: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels and validity of a piece of one time of a cube, or of a composite.
-
-    Parameters
-    ----------
-    piece
-        `data` with dims (band, y, x), float32 or complex64, physical units, NaN where nothing was measured; `quality`
-        with dims (y, x), `catalog.sensors.Quality`, where the piece has one.
-
-    Returns
-    -------
-    pixels, valid
-        (C, h, w) float32, a complex band as two channels (re, im) in band order; (h, w) bool, true where every
-        channel was measured and the quality is usable.
-    """
-    values = np.asarray(piece["data"].transpose("band", "y", "x").values)
-    if np.iscomplexobj(values):
-        parts = np.stack([values.real, values.imag], axis=1)
-        values = parts.reshape(-1, *values.shape[1:])
-    pixels = np.ascontiguousarray(values, dtype=np.float32)
-    valid = np.asarray(np.isfinite(pixels).all(axis=0))
-    if "quality" in piece:
-        quality = np.asarray(piece["quality"].transpose("y", "x").values)
-        valid &= np.isin(quality, [int(q) for q in USABLE])
-    return pixels, valid
-
-
-def times(cube: xr.Dataset) -> int:
-    """How many looks a cube holds; 1 for a composite, which has no dimension time."""
-    return int(cube.sizes.get("time", 1))
-
-
-def look(cube: xr.Dataset, time: int) -> xr.Dataset:
-    """One look of a cube, dims (band, y, x); a composite is its own only look."""
-    return cube.isel(time=time) if "time" in cube.sizes else cube
-
-
-@dataclass
-class _Looks:
-    """Looks of a list of cubes as arrays, the most recently used ones kept in memory."""
-
-    cubes: Sequence[xr.Dataset]
-    """The cubes, of one modality."""
-    room_bytes: int
-    """Memory for whole looks; a look larger than that is read chip by chip."""
-    kept: OrderedDict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=OrderedDict)
-    """Whole looks by (cube, time)."""
-
-    def crop(self, cube: int, time: int, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (C, h, w) and validity (h, w) of a rectangle of one look."""
-        piece = look(self.cubes[cube], time)
-        size = piece["data"].nbytes
-        if size > self.room_bytes:
-            return chips_from(piece.isel(y=rows, x=columns))
-        key = (cube, time)
-        if key not in self.kept:
-            self.kept[key] = chips_from(piece)
-            while sum(p.nbytes for p, _ in self.kept.values()) > self.room_bytes:
-                self.kept.popitem(last=False)
-        self.kept.move_to_end(key)
-        pixels, valid = self.kept[key]
-        return pixels[:, rows, columns], valid[rows, columns]
 
 
 @dataclass(frozen=True)
@@ -124,18 +49,48 @@ class Crop:
     """Memory for looks kept as arrays, per modality."""
 
 
-class _Drawer:
-    """Draws chips of one modality's cubes, labels beside them where there are any."""
+class _Drawn(NamedTuple):
+    """One chip of side s."""
 
-    def __init__(self, name: str, cubes: Sequence[xr.Dataset], labels: Sequence[np.ndarray] | None, crop: Crop) -> None:
-        self.name, self.crop, self.labels = name, crop, labels
-        self._looks = _Looks(cubes, crop.room_bytes)
+    pixels: np.ndarray
+    """(C, s, s)."""
+    valid: np.ndarray
+    """(s, s)."""
+    labels: np.ndarray | None
+    """(s, s)."""
+    gsd_m: float
+    """Of its cube."""
+
+
+class _Drawer:
+    """Draws chips of cubes of one list of bands, labels beside them where there are any."""
+
+    def __init__(
+        self,
+        cubes: Sequence[xr.Dataset],
+        bands: tuple[BandSpec, ...],
+        labels: Sequence[np.ndarray] | None,
+        crop: Crop,
+    ) -> None:
+        self.name, self.crop, self.labels, self.bands = str(cubes[0].attrs["modality"]), crop, labels, bands
+        self._looks = Looks(cubes, crop.room_bytes)
+        self._gsd_m = [float(c.attrs["gsd_m"]) for c in cubes]
         self._sizes = [(times(c), int(c.sizes["y"]), int(c.sizes["x"])) for c in cubes]
         pixels = np.array([t * h * w for t, h, w in self._sizes], dtype=np.float64)
+        self.pixels = float(pixels.sum())
         self._share = pixels / pixels.sum()
 
-    def draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """One chip: pixels (C, s, s), valid (s, s), labels (s, s) or None.
+    def chips(self, rng: np.random.Generator, count: int) -> tuple[Chips, np.ndarray | None]:
+        """So many chips as a batch, and their labels, (B, s, s), where there are any."""
+        drawn = [self._draw(rng) for _ in range(count)]
+        pixels_BCHW = torch.from_numpy(np.stack([d.pixels for d in drawn]))
+        valid_BHW = torch.from_numpy(np.stack([d.valid for d in drawn]))
+        gsd_B = torch.tensor([d.gsd_m for d in drawn]) if self.bands else None
+        labels = None if self.labels is None else np.stack([d.labels for d in drawn if d.labels is not None])
+        return Chips(pixels_BCHW, valid_BHW, self.bands, gsd_B), labels
+
+    def _draw(self, rng: np.random.Generator) -> _Drawn:
+        """One chip.
 
         Raises
         ------
@@ -154,7 +109,8 @@ class _Drawer:
             labels = None if self.labels is None else self.labels[cube][rows, columns]
             useful = valid if labels is None else valid & (labels > 0)
             if useful.sum() >= self.crop.least_usable * side * side:
-                return _augment(rng, _pad(pixels, side, np.nan), _pad(valid, side, False), labels, side)
+                chip = _pad(pixels, side, np.nan), _pad(valid, side, False), labels
+                return _Drawn(*_augment(rng, *chip, side), self._gsd_m[cube])
         raise DataError(
             "chips that are all no-data",
             item=f"{len(self._sizes)} cubes of {self.name}, {self.crop.attempts} chips of {side} px tried",
@@ -178,13 +134,25 @@ def _augment(
     return np.flip(pixels, flips), np.flip(valid, flips), mirrored
 
 
-def _stack(drawn: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> Chips:
-    pixels_BCHW = torch.from_numpy(np.stack([d[0] for d in drawn]))
-    return Chips(pixels_BCHW, torch.from_numpy(np.stack([d[1] for d in drawn])))
+def _bands(contract: DataContract, attrs: Mapping[str, Any]) -> tuple[BandSpec, ...]:
+    """What a cube's chips say of their bands: nothing where the contract knows one list only; else as a sensor of it.
+
+    Two satellites of a mission differ by a few nm: their bands go by the contract's names and wavelengths.
+    """
+    if not contract.described:
+        return ()
+    own = band_specs(attrs)
+    for entry in contract.sensors(Modality(attrs["modality"])):
+        rows = places(own, entry.bands)
+        if rows is not None:
+            return entry.at(rows).bands
+    return own
 
 
 class ChipSampler:
     """Unpaired chips of every modality; the batch of a step is a function of seed and step alone.
+
+    All chips of a modality in one batch are of one list of bands; lists take turns by their cubes' pixels.
 
     Parameters
     ----------
@@ -218,10 +186,11 @@ class ChipSampler:
         seed: int = 0,
     ) -> None:
         self.crop, self.size, self.seed = crop or Crop(), batch, seed
-        groups: dict[Modality, list[xr.Dataset]] = {}
+        groups: dict[Modality, dict[tuple[BandSpec, ...], list[xr.Dataset]]] = {}
         for cube in cubes:
             contract.check(cube.attrs)
-            groups.setdefault(Modality(cube.attrs["modality"]), []).append(cube)
+            group = groups.setdefault(Modality(cube.attrs["modality"]), {})
+            group.setdefault(_bands(contract, cube.attrs), []).append(cube)
         present = [m for m in Modality if m in groups and mix.get(m, 0.0) > 0]
         if not present:
             raise DataError(
@@ -232,7 +201,7 @@ class ChipSampler:
             )
         total = sum(mix[m] for m in present)
         self.shares = {m: mix[m] / total for m in present}
-        self._drawers = {m: _Drawer(m.value, groups[m], None, self.crop) for m in present}
+        self._drawers = {m: [_Drawer(c, b, None, self.crop) for b, c in groups[m].items()] for m in present}
 
     def counts(self, step: int) -> dict[Modality, int]:
         """Chips of each modality in the batch of one step; they add up to the batch, and over steps to the mix.
@@ -251,7 +220,7 @@ class ChipSampler:
         for index, (modality, count) in enumerate(self.counts(step).items()):
             rng = np.random.default_rng([self.seed, step, index])
             if count:
-                out[modality] = _stack([self._drawers[modality].draw(rng) for _ in range(count)])
+                out[modality], _ = _turn(self._drawers[modality], rng).chips(rng, count)
         return out
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
@@ -259,6 +228,13 @@ class ChipSampler:
         while True:
             yield self.batch(start)
             start += 1
+
+
+def _turn(drawers: Sequence[_Drawer], rng: np.random.Generator) -> _Drawer:
+    if len(drawers) == 1:
+        return drawers[0]
+    pixels = np.array([drawer.pixels for drawer in drawers])
+    return drawers[int(rng.choice(len(drawers), p=pixels / pixels.sum()))]
 
 
 @dataclass(frozen=True)
@@ -290,7 +266,7 @@ class LabelledSampler:
     ContractError
         When a cube does not honour the contract.
     DataError
-        When there is no source, they are of several modalities, or labels and cube differ in size.
+        When there is no source, they are of several modalities or lists of bands, or labels and cube differ in size.
     """
 
     def __init__(
@@ -315,17 +291,25 @@ class LabelledSampler:
                 todo="call once per modality, each with its own head",
             )
         (self.modality,) = modalities
+        bands = {_bands(contract, s.cube.attrs) for s in sources}
+        if len(bands) != 1:
+            raise DataError(
+                "labels are learned from one list of bands at a time",
+                item="; ".join(sorted(" ".join(band.name for band in each) for each in bands)),
+                enough="labelled cubes of one sensor",
+                todo="call once per sensor, each with its own head",
+            )
         labels = [np.asarray(s.labels).astype(np.int64) for s in sources]
-        self._drawer = _Drawer(self.modality.value, [s.cube for s in sources], labels, crop or Crop())
+        self._drawer = _Drawer([s.cube for s in sources], bands.pop(), labels, crop or Crop())
         self.counts = np.sum([np.bincount(a.ravel(), minlength=256) for a in labels], axis=0)
         """Labelled pixels by class code."""
 
     def batch(self, step: int) -> tuple[Chips, torch.Tensor]:
         """Chips and labels_BHW, int64, 0 where nobody knows, of one step."""
         rng = np.random.default_rng([self.seed, step])
-        drawn = [self._drawer.draw(rng) for _ in range(self.size)]
-        labels = np.stack([d[2] for d in drawn if d[2] is not None])
-        return _stack(drawn), torch.from_numpy(np.ascontiguousarray(labels))
+        chips, labels = self._drawer.chips(rng, self.size)
+        assert labels is not None
+        return chips, torch.from_numpy(np.ascontiguousarray(labels))
 
     def stream(self, start: int = 0) -> Iterator[tuple[Chips, torch.Tensor]]:
         """Batches from a step on, without end."""

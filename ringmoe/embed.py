@@ -1,4 +1,4 @@
-"""Pixels of one modality to tokens: normalised by the contract, one convolution per modality and band list.
+"""Pixels of one modality to tokens: normalised by the contract, cut into patches, told what is missing.
 
 Shape legend: B image, C channel or width, H row, W column (of pixels or of tokens).
 """
@@ -26,38 +26,40 @@ class Tokens(NamedTuple):
 
 
 class PatchEmbed(nn.Module):
-    """Normalise, cut into patches, and say what is missing.
+    """The paper's embedding: one convolution for one list of bands.
 
-    Pixels that are not valid, or not finite, are 0 after normalisation, and a learned embedding weighted by their
-    share of the patch tells the model so. Masked patches become one learned token.
+    Pixels that are not valid, or not finite in a band, are 0 after normalisation, and a learned embedding weighted by
+    their share of the patch tells the model so. Masked patches become one learned token.
 
     Parameters
     ----------
-    contract
-        Channels and normalisation of the modality.
+    channels
+        Number of bands.
     dim
         Width of a token.
     patch
         Side of a patch in pixels.
     """
 
-    def __init__(self, contract: InputContract, dim: int, patch: int) -> None:
+    def __init__(self, channels: int, dim: int, patch: int) -> None:
         super().__init__()
-        self.contract, self.patch = contract, patch
-        self.proj = nn.Conv2d(len(contract.bands), dim, patch, patch)
+        self.patch = patch
+        self.proj = nn.Conv2d(channels, dim, patch, patch)
         self.norm = nn.LayerNorm(dim)
         self.no_data = nn.Parameter(torch.zeros(dim))
         self.mask_token = nn.Parameter(torch.zeros(dim))
         nn.init.trunc_normal_(self.no_data, std=0.02)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, chips: Chips, masked_BHW: Tensor | None, unit: int) -> Tokens:
+    def forward(self, chips: Chips, contract: InputContract, masked_BHW: Tensor | None, unit: int) -> Tokens:
         """Tokens of the chips.
 
         Parameters
         ----------
         chips
             Images whose sides are multiples of `unit` pixels.
+        contract
+            Their bands and normalisation.
         masked_BHW
             bool, one per unit of `unit` pixels; True where the model must guess. None masks nothing.
         unit
@@ -68,41 +70,60 @@ class PatchEmbed(nn.Module):
         InputError
             The chips have another number of channels, a size that does not fit, or another shape than the mask.
         """
-        _check(chips, masked_BHW, self.contract, unit)
-        pixels_BCHW, valid_BHW = normalised(chips, self.contract)
+        check_chips(chips, masked_BHW, contract, unit)
+        pixels_BCHW, valid_BHW = normalised(chips, contract)
         pixels_BCHW = pixels_BCHW.to(self.no_data.dtype)
-        valid_B1HW = valid_BHW[:, None].to(pixels_BCHW.dtype)
-        present_BHW = F.avg_pool2d(valid_B1HW, self.patch)[:, 0]
-        x_BHWC = self.norm(self._project(pixels_BCHW))
-        x_BHWC = x_BHWC + (1 - present_BHW)[..., None] * self.no_data
-        counted_BHW = present_BHW > 0
-        if masked_BHW is not None:
-            times = unit // self.patch
-            hidden_BHW = masked_BHW.repeat_interleave(times, 1).repeat_interleave(times, 2)
-            x_BHWC = torch.where(hidden_BHW[..., None], self.mask_token.to(x_BHWC.dtype), x_BHWC)
-            counted_BHW = counted_BHW & ~hidden_BHW
-        return Tokens(x_BHWC, counted_BHW)
-
-    def _project(self, pixels_BCHW: Tensor) -> Tensor:
-        """The convolution as a matrix product over patches, which a CPU does several times faster; channels last."""
-        batch, channels, rows, cols = pixels_BCHW.shape
-        side = self.patch
-        patches = pixels_BCHW.view(batch, channels, rows // side, side, cols // side, side).permute(0, 2, 4, 1, 3, 5)
-        flat = patches.reshape(batch, rows // side, cols // side, channels * side * side)
-        return F.linear(flat, self.proj.weight.flatten(1), self.proj.bias)
+        present_BHW = F.avg_pool2d(valid_BHW[:, None].to(pixels_BCHW.dtype), self.patch)[:, 0]
+        x_BHWC = self.norm(F.linear(patches(pixels_BCHW, self.patch), self.proj.weight.flatten(1), self.proj.bias))
+        return finished(x_BHWC, present_BHW, masked_BHW, unit // self.patch, Learned(self.no_data, self.mask_token))
 
 
-def normalised(chips: Chips, contract: InputContract) -> tuple[Tensor, Tensor]:
-    """Pixels as the contract says, (B, C, H, W), 0 where invalid or not finite, and the mask of the rest, (B, H, W)."""
+class Learned(NamedTuple):
+    """The two tokens that every embedding learns."""
+
+    no_data: Tensor
+    """(C,), added as far as a patch has no data."""
+    mask_token: Tensor
+    """(C,), in the place of a masked patch."""
+
+
+def finished(x_BHWC: Tensor, present_BHW: Tensor, masked_BHW: Tensor | None, times: int, learned: Learned) -> Tokens:
+    """Tokens told where pixels are missing, and replaced where masked; `times` patches to the side of a mask's unit."""
+    x_BHWC = x_BHWC + (1 - present_BHW)[..., None] * learned.no_data
+    counted_BHW = present_BHW > 0
+    if masked_BHW is not None:
+        hidden_BHW = masked_BHW.repeat_interleave(times, 1).repeat_interleave(times, 2)
+        x_BHWC = torch.where(hidden_BHW[..., None], learned.mask_token.to(x_BHWC.dtype), x_BHWC)
+        counted_BHW = counted_BHW & ~hidden_BHW
+    return Tokens(x_BHWC, counted_BHW)
+
+
+def patches(pixels_BCHW: Tensor, side: int) -> Tensor:
+    """Patches as rows, (B, H, W, C x side x side): a CPU does their product faster than the convolution it equals."""
+    batch, channels, rows, cols = pixels_BCHW.shape
+    cut = pixels_BCHW.view(batch, channels, rows // side, side, cols // side, side).permute(0, 2, 4, 1, 3, 5)
+    return cut.reshape(batch, rows // side, cols // side, channels * side * side)
+
+
+def normalised_bands(chips: Chips, contract: InputContract) -> tuple[Tensor, Tensor]:
+    """Pixels as the contract says, (B, C, H, W), 0 where a band is missing, and where it is not, bool (B, C, H, W)."""
     x_BCHW = chips.pixels_BCHW
-    valid_BHW = chips.valid_BHW & torch.isfinite(x_BCHW).all(1)
+    seen_BCHW = chips.valid_BHW[:, None] & torch.isfinite(x_BCHW)
     mean_C11, std_C11 = (x_BCHW.new_tensor(v).view(-1, 1, 1) for v in (contract.mean, contract.std))
     if contract.transform == "log":
         x_BCHW = torch.log(x_BCHW.clamp(min=0) + LOG_FLOOR)
-    return ((x_BCHW - mean_C11) / std_C11).where(valid_BHW[:, None], 0.0), valid_BHW
+    return ((x_BCHW - mean_C11) / std_C11).where(seen_BCHW, 0.0), seen_BCHW
 
 
-def _check(chips: Chips, masked_BHW: Tensor | None, contract: InputContract, unit: int) -> None:
+def normalised(chips: Chips, contract: InputContract) -> tuple[Tensor, Tensor]:
+    """The same, 0 where any band is missing, and the mask of the rest, bool (B, H, W)."""
+    x_BCHW, seen_BCHW = normalised_bands(chips, contract)
+    valid_BHW = seen_BCHW.all(1)
+    return x_BCHW.where(valid_BHW[:, None], 0.0), valid_BHW
+
+
+def check_chips(chips: Chips, masked_BHW: Tensor | None, contract: InputContract, unit: int) -> None:
+    """Refuse chips that cannot be cut into patches of these bands; see `PatchEmbed.forward`."""
     batch, channels, rows, cols = chips.pixels_BCHW.shape
     if channels != len(contract.bands):
         raise InputError(

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ringmoe.data import chips_from
 from ringmoe.errors import TileError
+from ringmoe.looks import chips_from
 from ringmoe.modality import Chips
 from ringmoe.tasks.segmentation import NO_DATA
 from ringmoe.tiling import Blender, Strip, Window, plan

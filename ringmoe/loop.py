@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ringmoe.determinism import deterministic
 from ringmoe.errors import TrainingError
 from ringmoe.moe import Router
 
@@ -129,7 +129,7 @@ def fit(
     device = device_of(module)
     record = _Record()
     start = time.perf_counter()
-    with _reproducible(config, device):
+    with deterministic(threads=config.threads, device=device):
         module.train()
         for index in range(config.steps):
             batch = _next(source, index, config)
@@ -233,24 +233,3 @@ def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 
 def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
-
-
-_FILL: Any = torch.utils.deterministic
-
-
-@contextmanager
-def _reproducible(config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """Deterministic kernels, fixed threads and a random state of its own; what was set before comes back after."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    threads, fill = torch.get_num_threads(), _FILL.fill_uninitialized_memory
-    devices = [device] if device.type == "cuda" else []
-    try:
-        torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
-        _FILL.fill_uninitialized_memory = False
-        torch.set_num_threads(config.threads or threads)
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        _FILL.fill_uninitialized_memory = fill
-        torch.set_num_threads(threads)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ringmoe.contract import LOG_FLOOR, DataContract, InputContract, band_specs
-from ringmoe.data import chips_from, look, times
+from ringmoe.bands import band_specs
+from ringmoe.contract import LOG_FLOOR, DataContract, InputContract
 from ringmoe.errors import DataError
+from ringmoe.looks import chips_from, look, times
 from ringmoe.modality import Modality
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Measured:
 
 
 def measure_contract(
-    cubes: Sequence[xr.Dataset], *, seed: int = 0, windows: int = 64, window_px: int = 128
+    cubes: Sequence[xr.Dataset], *, described: bool = False, seed: int = 0, windows: int = 64, window_px: int = 128
 ) -> Measured:
     """The contract of a list of cubes: per modality, what its leading cube holds and the statistics of all like it.
 
@@ -59,6 +60,9 @@ def measure_contract(
     ----------
     cubes
         In the schema of `catalog.cube`.
+    described
+        Take further sensors of a modality too, each with its own statistics, where quantity and units are the
+        leader's and every band says what it is: for the spectral embedding.
     seed
         Of the windows drawn from cubes too large to read whole.
     windows, window_px
@@ -77,18 +81,40 @@ def measure_contract(
             todo="ingest some scenes first",
         )
     inputs: dict[Modality, InputContract] = {}
+    also: list[InputContract] = []
     used: list[int] = []
     left_out: list[LeftOut] = []
     for modality in Modality:
         mine = [i for i, c in enumerate(cubes) if c.attrs["modality"] == modality.value]
         mine.sort(key=lambda i: (-int(cubes[i]["data"].size), i))
-        reasons = {i: _difference(cubes[mine[0]].attrs, cubes[i].attrs) for i in mine}
-        agreed = sorted(i for i in mine if not reasons[i])
-        left_out += [LeftOut(i, reason) for i, reason in sorted(reasons.items()) if reason]
-        if agreed:
-            used += agreed
-            inputs[modality] = _input_contract(modality, [cubes[i] for i in agreed], seed, windows, window_px)
-    return Measured(DataContract(inputs), tuple(sorted(used)), tuple(left_out))
+        groups, reasons = _groups(cubes, mine, described)
+        left_out += [LeftOut(i, reasons[i]) for i in sorted(reasons)]
+        used += [i for group in groups for i in group]
+        entries = [_input_contract(modality, [cubes[i] for i in group], seed, windows, window_px) for group in groups]
+        if entries:
+            inputs[modality] = entries[0]
+            also += entries[1:]
+    return Measured(DataContract(inputs, tuple(also), described), tuple(sorted(used)), tuple(left_out))
+
+
+def _groups(cubes: Sequence[xr.Dataset], mine: list[int], described: bool) -> tuple[list[list[int]], dict[int, str]]:
+    """Cubes of one modality, largest first, by the entry of the contract they share; and why others share none."""
+    groups: list[list[int]] = []
+    reasons: dict[int, str] = {}
+    for i in mine:
+        attrs = cubes[i].attrs
+        differences = [_difference(cubes[group[0]].attrs, attrs) for group in groups]
+        if "" in differences:
+            groups[differences.index("")].append(i)
+        elif not groups or (described and not _quantity_difference(cubes[mine[0]].attrs, attrs) and _described(attrs)):
+            groups.append([i])
+        else:
+            reasons[i] = differences[0]
+    return [sorted(group) for group in groups], reasons
+
+
+def _described(attrs: Mapping[str, Any]) -> bool:
+    return all(band.described for band in band_specs(attrs))
 
 
 def _difference(leader: Mapping[str, Any], other: Mapping[str, Any]) -> str:
@@ -96,13 +122,19 @@ def _difference(leader: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     names = [[b["name"] for b in a["bands"]] for a in (leader, other)]
     if names[0] != names[1]:
         return f"bands are {' '.join(names[1])}, the others' {' '.join(names[0])}"
-    for key in ("sensor", "quantity", "units"):
-        if leader[key] != other[key]:
-            return f"{key} is {other[key]}, the others' {leader[key]}"
+    if leader["sensor"] != other["sensor"]:
+        return f"sensor is {other['sensor']}, the others' {leader['sensor']}"
+    if text := _quantity_difference(leader, other):
+        return text
     ratio = float(other["gsd_m"]) / float(leader["gsd_m"])
     if not 1 / GSD_FACTOR <= ratio <= GSD_FACTOR:
         return f"pixels are {other['gsd_m']:g} m, the others' {leader['gsd_m']:g} m"
     return ""
+
+
+def _quantity_difference(leader: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    rows = [(key, other[key], leader[key]) for key in ("quantity", "units") if leader[key] != other[key]]
+    return f"{rows[0][0]} is {rows[0][1]}, the others' {rows[0][2]}" if rows else ""
 
 
 def _input_contract(

@@ -5,7 +5,7 @@ Shape legend: B image, C channel, H row, W column, M modality, E expert.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from ringmoe.backbone import STRIDE, Features, RingMoE
 from ringmoe.contract import InputContract
-from ringmoe.embed import normalised
+from ringmoe.embed import normalised_bands
 from ringmoe.masking import SHARE, mask_batch
-from ringmoe.modality import Batch, Chips, Modality
+from ringmoe.modality import BandSpec, Batch, Chips, Modality
 from ringmoe.moe import Routes
 from ringmoe.physics import log_power, total_power
+from ringmoe.spectral import BandWeights
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class Terms:
     """Their weighted sum, a scalar."""
 
 
+RANK = 16
+"""Images that bands are mixed from, where a decoder knows bands by what they are: spectra vary in few ways."""
+
+
 class Decoder(nn.Module):
     """SimMIM's: one 1x1 convolution on the last map, then pixels out of its channels."""
 
@@ -52,13 +57,28 @@ class Decoder(nn.Module):
         nn.init.trunc_normal_(self.proj.weight, std=0.02)
         nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
 
-    def forward(self, last_BCHW: Tensor) -> Tensor:
+    def forward(self, last_BCHW: Tensor, bands: Sequence[BandSpec] = ()) -> Tensor:
         """Pixels (B, C, 32 H, 32 W): the convolution as a matrix product, then its channels laid out as pixels."""
         weight = self.proj.weight.flatten(1)
         y_BHWX = F.linear(last_BCHW.permute(0, 2, 3, 1), weight, self.proj.bias)
         batch, rows, cols, width = y_BHWX.shape
         y = y_BHWX.view(batch, rows, cols, width // STRIDE**2, STRIDE, STRIDE).permute(0, 3, 1, 4, 2, 5)
         return y.reshape(batch, -1, rows * STRIDE, cols * STRIDE)
+
+
+class BandDecoder(nn.Module):
+    """A few images out of the last map, and every band a mixture of them by weights made from what the band is."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.images, self.weights = Decoder(dim, RANK), BandWeights(RANK + 1)
+
+    def forward(self, last_BCHW: Tensor, bands: Sequence[BandSpec]) -> Tensor:
+        """Pixels (B, C, 32 H, 32 W) of the bands given."""
+        mix_CR, offset_C1 = self.weights(bands).split([RANK, 1], 1)
+        images_BRHW = self.images(last_BCHW)
+        mixed_BCX = mix_CR.to(images_BRHW.dtype) @ images_BRHW.flatten(2) + offset_C1.to(images_BRHW.dtype)
+        return mixed_BCX.unflatten(2, images_BRHW.shape[2:])
 
 
 class Objective(nn.Module):
@@ -89,17 +109,21 @@ class Objective(nn.Module):
         self.contract = model.contract
         self.summed = summed or (lambda tensor: tensor)
         dim = model.config.dim * 8
-        self.decoders = nn.ModuleDict(
-            {m.value: Decoder(dim, channels_of_target(model.contract.inputs[m])) for m in model.modalities}
-        )
+        spectral = model.config.embedding == "spectral"
+        self.decoders = nn.ModuleDict()
+        for m in model.modalities:
+            mixed = spectral and m is not Modality.SAR_L1
+            channels = channels_of_target(model.contract.inputs[m])
+            self.decoders[m.value] = BandDecoder(dim) if mixed else Decoder(dim, channels)
 
     def forward(self, features: Features, batch: Batch, masks: Mapping[Modality, Tensor]) -> Terms:
         """The loss of one step; pixels that are invalid or were shown to the model do not count."""
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=features.pyramids[next(iter(batch))][-1].device)
         for modality, chips in batch.items():
-            guess_BCHW = self.decoders[modality.value](features.pyramids[modality][-1])
-            loss = self._guess(modality, guess_BCHW, chips, masks[modality])
+            asked = self.contract.input_of(modality, chips.bands)
+            guess_BCHW = self.decoders[modality.value](features.pyramids[modality][-1], asked.bands)
+            loss = self._guess(asked, guess_BCHW, chips, masks[modality])
             terms[f"pixels/{modality}"] = loss
             total = total + self.config.pixels * loss
         for kind in ("specialized", "collaborative"):
@@ -110,14 +134,14 @@ class Objective(nn.Module):
                 total = total + self.config.balance * balance + self.config.z * z
         return Terms({name: value.detach() for name, value in terms.items()}, total)
 
-    def _guess(self, modality: Modality, guess_BCHW: Tensor, chips: Chips, masked_BHW: Tensor) -> Tensor:
+    def _guess(self, asked: InputContract, guess_BCHW: Tensor, chips: Chips, masked_BHW: Tensor) -> Tensor:
         with torch.no_grad():
-            target_BCHW, valid_BHW = target(self.contract.inputs[modality], chips)
+            target_BCHW, known_BCHW = target(asked, chips)
             hidden_BHW = masked_BHW.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
-            weight_B1HW = (hidden_BHW & valid_BHW)[:, None].to(target_BCHW.dtype)
-            pixels = self.summed(weight_B1HW.sum())
-        error_BCHW = (guess_BCHW.to(target_BCHW.dtype) - target_BCHW).abs() * weight_B1HW
-        return self.summed(error_BCHW.sum()) / (pixels * target_BCHW.shape[1]).clamp(min=1)
+            weight_BCHW = (hidden_BHW[:, None] & known_BCHW).to(target_BCHW.dtype)
+            values = self.summed(weight_BCHW.sum())
+        error_BCHW = (guess_BCHW.to(target_BCHW.dtype) - target_BCHW).abs() * weight_BCHW
+        return self.summed(error_BCHW.sum()) / values.clamp(min=1)
 
     def _router_terms(self, routes: list[Routes], *, per_modality: bool) -> tuple[Tensor, Tensor]:
         """Balance N^2 mean(f p) and mean z^2, averaged over routers that saw a token, and over blocks."""
@@ -141,13 +165,13 @@ def channels_of_target(contract: InputContract) -> int:
 
 
 def target(contract: InputContract, chips: Chips) -> tuple[Tensor, Tensor]:
-    """What the model must guess, (B, C, H, W) without units, 0 where invalid, and where it is known, bool (B, H, W)."""
+    """What the model must guess, without units, 0 where unknown, and where it is known, bool; both (B, C, H, W)."""
     if contract.modality is not Modality.SAR_L1:
-        return normalised(chips, contract)
+        return normalised_bands(chips, contract)
     power_B1HW = total_power(chips.pixels_BCHW)
-    valid_BHW = chips.valid_BHW & torch.isfinite(power_B1HW[:, 0])
+    known_B1HW = chips.valid_BHW[:, None] & torch.isfinite(power_B1HW)
     target_B1HW = log_power(power_B1HW, sum(s * s for s in contract.std))
-    return target_B1HW.where(valid_BHW[:, None], 0.0), valid_BHW
+    return target_B1HW.where(known_B1HW, 0.0), known_B1HW
 
 
 class MaskedModelling(nn.Module):

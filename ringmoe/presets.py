@@ -14,7 +14,7 @@ from ringmoe.moe import Survivors
 
 
 def _swin(dim: int, depths: tuple[int, ...], heads: int, window: int, pixels: int) -> RingMoEConfig:
-    """A configuration whose position bias is normalised by its windows at `pixels` px."""
+    """A configuration of spectral embedding whose position bias is normalised by its windows at `pixels` px."""
     sides = [pixels // 4 // 2**stage for stage in range(4)]
     return RingMoEConfig(
         dim=dim,
@@ -22,6 +22,7 @@ def _swin(dim: int, depths: tuple[int, ...], heads: int, window: int, pixels: in
         heads=tuple(heads * 2**stage for stage in range(4)),
         window=window,
         pretrain_windows=tuple(min(window, side) for side in sides),
+        embedding="spectral",
     )
 
 
@@ -51,8 +52,8 @@ def large(pixels: int = 192) -> RingMoEConfig:
 
 
 def giant(pixels: int = 192) -> RingMoEConfig:
-    """The paper's: 14.7 B parameters, 2.4 B activated for one token."""
-    return _swin(448, (2, 2, 18, 2), 14, 12, pixels)
+    """The paper's, with its fixed embedding: 14.7 B parameters, 2.4 B activated for one token."""
+    return replace(_swin(448, (2, 2, 18, 2), 14, 12, pixels), embedding="fixed")
 
 
 def pruned(config: RingMoEConfig, *, modalities: int, specialized: int, collaborative: int) -> RingMoEConfig:
@@ -80,7 +81,7 @@ def describe(config: RingMoEConfig, contract: DataContract, pixels: int = 192) -
     with torch.device("meta"):
         model = RingMoE(config, contract)
     blocks = model.blocks()
-    idle = sum(_size(model.embed) - _size(e) for e in list(model.embed.values())[:1])
+    idle = _size(model.embed) - _size(model.embedding(model.modalities[0]))
     for block in blocks:
         layer = block.experts
         if layer.experts is not None:
@@ -117,20 +118,31 @@ def _flops(model: RingMoE, pixels: int) -> float:
 
 
 def paper_contract() -> DataContract:
-    """The public configuration's channels, 3 optical, 4 multispectral, 8 complex and 3 detected; unit statistics."""
-    return DataContract(
-        {
-            m: InputContract(
-                modality=m,
-                sensor="any",
-                bands=tuple(BandSpec(f"{m}-{i}") for i in range(channels)),
-                quantity="any",
-                units="1",
-                transform="identity",
-                mean=(0.0,) * channels,
-                std=(1.0,) * channels,
-                gsd_m=(0.1, 30.0),
-            )
-            for m, channels in ((Modality.OPT, 3), (Modality.MS, 4), (Modality.SAR_L1, 8), (Modality.SAR_L2, 3))
-        }
+    """The public configuration's channels, 3 optical, 4 multispectral, 8 complex and 3 detected; unit statistics.
+
+    The paper names no satellites; wavelengths are those of blue, green, red and near infrared, the radar's is C band.
+    """
+    light = {"blue": (490.0, 65.0), "green": (560.0, 35.0), "red": (665.0, 30.0), "nir": (842.0, 115.0)}
+    colours = {name: BandSpec(name, name, *where) for name, where in light.items()}
+    quad = [(pair, part) for pair in ("HH", "HV", "VH", "VV") for part in ("re", "im")]
+    channels = {
+        Modality.OPT: [colours[name] for name in ("red", "green", "blue")],
+        Modality.MS: [colours[name] for name in ("blue", "green", "red", "nir")],
+        Modality.SAR_L1: [BandSpec(pair, frequency_ghz=5.4, polarisation=pair, part=part) for pair, part in quad],
+        Modality.SAR_L2: [BandSpec(f"HH{i}", frequency_ghz=5.4, polarisation="HH") for i in range(3)],
+    }
+    return DataContract({m: _of_unit_statistics(m, tuple(bands)) for m, bands in channels.items()})
+
+
+def _of_unit_statistics(modality: Modality, bands: tuple[BandSpec, ...]) -> InputContract:
+    return InputContract(
+        modality=modality,
+        sensor="any",
+        bands=bands,
+        quantity="any",
+        units="1",
+        transform="identity",
+        mean=(0.0,) * len(bands),
+        std=(1.0,) * len(bands),
+        gsd_m=(0.1, 30.0),
     )

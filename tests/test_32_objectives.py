@@ -85,10 +85,10 @@ def test_targets_are_what_each_instrument_is_guessed_as():
     grd = replace(CONTRACT.inputs[Modality.SAR_L2], transform="log", mean=(-3.0,) * 3, std=(2.0,) * 3)
     power = torch.full((1, 3, 2, 2), 0.1)
     power[0, 1, 0, 0] = float("nan")
-    guess, valid = target(grd, Chips(power, torch.ones(1, 2, 2, dtype=torch.bool)))
+    guess, known = target(grd, Chips(power, torch.ones(1, 2, 2, dtype=torch.bool)))
     assert guess[0, 0, 1, 1] == pytest.approx((math.log(0.1 + LOG_FLOOR) + 3) / 2)
-    assert not valid[0, 0, 0]
-    assert guess[0, :, 0, 0].tolist() == [0, 0, 0]
+    assert known[0, :, 0, 0].tolist() == [True, False, True]
+    assert guess[0, 1, 0, 0] == 0
 
 
 def scene(*, fill: float = 0.0) -> dict[Modality, Chips]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import xarray as xr
 
-from catalog.sensors import GAOFEN_3, SENTINEL_1, SENTINEL_2, WORLDVIEW, Band, Quality, Sensor
+from catalog.sensors import CBERS_4A, GAOFEN_3, LANDSAT, SENTINEL_1, SENTINEL_2, WORLDVIEW, Band, Quality, Sensor
 from ringmoe.contract import LOG_FLOOR
 from ringmoe.data import EQUAL_MIX, PAPER_MIX, ChipSampler, Crop, Labelled, LabelledSampler, chips_from
 from ringmoe.errors import ContractError, DataError
@@ -236,6 +236,54 @@ def test_labels_travel_with_their_pixels():
     torch.testing.assert_close(labels_BHW, chips.pixels_BCHW[:, 0].long() % 5)
     assert sampler.counts[:5].tolist() == [320] * 5
     assert torch.equal(sampler.batch(3)[1], labels_BHW)
+
+
+def several() -> list[xr.Dataset]:
+    """Two satellites of one modality and quantity, of unequal size, bands and pixels."""
+    cubes = [cube_of(SENTINEL_2, size=96), cube_of(LANDSAT, size=64, n_bands=5, seed=1, gsd_m=30.0)]
+    for cube in cubes:
+        cube.attrs["quantity"] = "surface_reflectance"
+    return cubes
+
+
+def test_several_sensors_share_a_contract_where_bands_are_described():
+    """Each with its own statistics; a second quantity and undescribed bands stay out with the reason."""
+    cubes = several()
+    toa, nameless = cube_of(LANDSAT, size=32, gsd_m=30.0), several()[1]
+    toa.attrs["quantity"] = "toa_reflectance"
+    nameless.attrs["bands"] = [b | {"centre_nm": None} for b in nameless.attrs["bands"]]
+    nameless.attrs["sensor"] = "unknown"
+    measured = measure_contract([*cubes, toa, nameless], described=True)
+    assert measured.used == (0, 1)
+    assert measured.contract.inputs[Modality.MS].sensor == "sentinel-2"
+    (landsat,) = measured.contract.also
+    usable = cubes[1]["data"].values.transpose(1, 0, 2, 3).reshape(5, -1)
+    np.testing.assert_allclose(landsat.mean, usable.mean(axis=1), rtol=1e-5)
+    assert landsat.gsd_m == (30.0, 30.0)
+    assert [left.index for left in measured.left_out] == [2, 3]
+    assert measure_contract(cubes).used == (0,)
+
+
+def test_chips_say_what_their_bands_and_pixels_are():
+    """A batch is of one sensor at a time, in turn by pixels, with its bands and each chip's pixel size."""
+    cubes = several()
+    contract = measure_contract(cubes, described=True).contract
+    sampler = ChipSampler(cubes, contract, batch=4, crop=Crop(32))
+    seen = {3: 0, 5: 0}
+    for step in range(60):
+        chips = sampler.batch(step)[Modality.MS]
+        seen[len(chips.bands)] += 1
+        assert chips.bands == contract.input_of(Modality.MS, chips.bands).bands
+        assert chips.gsd_B.tolist() == [{3: 10.0, 5: 30.0}[len(chips.bands)]] * 4
+    assert seen[3] / 60 == pytest.approx(96**2 / (96**2 + 64**2), abs=0.2)
+    assert batches_equal(sampler.batch(9), ChipSampler(cubes, contract, batch=4, crop=Crop(32)).batch(9))
+    unseen = cube_of(CBERS_4A, n_bands=4, gsd_m=8.0)
+    unseen.attrs["quantity"] = "surface_reflectance"
+    chips = ChipSampler([unseen], contract, batch=2, crop=Crop(32)).batch(0)[Modality.MS]
+    assert [b.name for b in chips.bands] == ["B", "G", "R", "N"]
+    labels = np.ones((96, 96), np.uint8)
+    with pytest.raises(DataError, match="one list of bands"):
+        LabelledSampler([Labelled(cubes[0], labels), Labelled(cubes[1], labels[:64, :64])], contract)
 
 
 def test_labels_on_another_grid_are_refused():

@@ -162,7 +162,7 @@ class Segmenter(nn.Module):
         """logits_BKHW of chips whose sides are multiples of 32 pixels; class code k + 1 stands at index k."""
         modality = self.config.modality
         pyramid = self.backbone({modality: chips}).pyramids[modality]
-        pixels_BCHW, valid_BHW = normalised(chips, self.backbone.contract.inputs[modality])
+        pixels_BCHW, valid_BHW = normalised(chips, self.backbone.contract.input_of(modality, chips.bands))
         return self.head(pyramid, pixels_BCHW, valid_BHW)
 
     def loss(self, chips: Chips, labels_BHW: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:

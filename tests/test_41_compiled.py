@@ -1,0 +1,75 @@
+"""Compiling is gated by the losses of training: the same seed, compiled and eager."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from ringmoe import moe, presets
+from ringmoe.backbone import RingMoE, RingMoEConfig
+from ringmoe.compiled import compile_checked
+from ringmoe.errors import ConfigError
+from ringmoe.modality import Chips, Modality
+
+pytestmark = pytest.mark.slow
+
+CONTRACT = presets.paper_contract().only([Modality.MS])
+SMALL = RingMoEConfig(
+    dim=8,
+    depths=(1, 1, 1, 1),
+    heads=(1, 1, 2, 2),
+    window=4,
+    pretrain_windows=(4, 4, 4, 2),
+    specialized=2,
+    collaborative=2,
+    embedding="spectral",
+    post_norm_init=0.1,
+)
+
+
+def loss_of(model: RingMoE, step: int) -> Tensor:
+    generator = torch.Generator().manual_seed(step)
+    chips = Chips(torch.randn(2, 4, 64, 64, generator=generator), torch.ones(2, 64, 64, dtype=torch.bool))
+    last = model({Modality.MS: chips}).pyramids[Modality.MS][-1]
+    return (last - torch.randn(last.shape, generator=generator)).square().mean()
+
+
+def made(config: RingMoEConfig = SMALL) -> RingMoE:
+    torch.manual_seed(0)
+    return RingMoE(config, CONTRACT)
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """The loop path, which every version of torch can compile in float32 on a CPU; nothing compiled before."""
+    monkeypatch.setattr(moe, "grouped_path", lambda *_: False)
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def test_compiled_training_has_the_losses_of_eager_training():
+    """Five steps of AdamW in float32 through the traced graphs and their backward; the model itself is not trained."""
+    model = made()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    compile_checked(model, loss_of, backend="aot_eager", tolerance=1e-6)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_compiler_that_changes_the_losses_is_refused():
+    """Here one that makes what a graph gives a hundredth larger."""
+
+    def careless(graph, _inputs):
+        return lambda *args: tuple(y * 1.01 if torch.is_floating_point(y) else y for y in graph(*args))
+
+    with pytest.raises(ConfigError, match="does not train like") as caught:
+        compile_checked(made(), loss_of, backend=careless, steps=2)
+    assert caught.value.enough
+
+
+def test_inductor_passes_the_gate():
+    """The compiler that is used, twenty steps, two blocks a stage with shifted windows."""
+    compile_checked(made(replace(SMALL, depths=(2, 2, 2, 2))), loss_of, steps=20)
