@@ -114,6 +114,8 @@ class Sensor:
     """Provider to band to asset key; a provider that is not listed, or a band, has the band's own name."""
     irradiance: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Platform to band to solar irradiance, W / (m2 um), where satellites of one row differ."""
+    looks: float = 1.0
+    """Equivalent number of looks of the detected radar product; 1 where its maker states none."""
     quality_layer: str | None = None
     """Asset that says which pixels are cloud, shadow, snow; None where the sensor ships none."""
     quality_layers: tuple[QualityLayer, ...] = ()
@@ -472,6 +474,7 @@ SENTINEL_1 = Sensor(
     nodata=0,
     encoding="uint16 amplitude; float32 power at RTC",
     valid_range=(1, 65535),
+    looks=4.4,
     collections={
         "planetary-computer": ("sentinel-1-rtc", "sentinel-1-grd"),
         "asf": ("OPERA_L2_RTC-S1_V1",),

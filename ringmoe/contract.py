@@ -44,6 +44,8 @@ class InputContract:
     """Standard deviation per channel after the transform (root mean square for complex parts)."""
     gsd_m: tuple[float, float]
     """Least and greatest ground sampling distance trained on, in metres."""
+    looks: float = 1.0
+    """Equivalent number of looks of detected radar, above 0; of no meaning elsewhere."""
 
     def __post_init__(self) -> None:
         counts = {len(self.bands), len(self.mean), len(self.std)}
@@ -54,11 +56,12 @@ class InputContract:
                 enough="one mean and one deviation per channel, and at least one channel",
                 todo="recompute the statistics over the cube's channels",
             )
-        if min(self.std) <= 0 or self.transform not in ("identity", "log"):
+        if min(*self.std, self.looks) <= 0 or self.transform not in ("identity", "log"):
             raise ContractError(
                 "A contract's normalisation cannot be applied",
-                item=f"{self.modality}: transform {self.transform!r}, least deviation {min(self.std):g}",
-                enough="transform identity or log, and deviations above 0",
+                item=f"{self.modality}: transform {self.transform!r}, least deviation {min(self.std):g}, "
+                f"{self.looks:g} looks",
+                enough="transform identity or log, and deviations and looks above 0",
                 todo="look for a constant band in the cubes the statistics were taken from",
             )
 
@@ -224,6 +227,7 @@ def _input_contract(row: Mapping[str, Any]) -> InputContract:
         mean=tuple(float(v) for v in row["mean"]),
         std=tuple(float(v) for v in row["std"]),
         gsd_m=(float(row["gsd_m"][0]), float(row["gsd_m"][1])),
+        looks=float(row.get("looks", 1.0)),
     )
 
 

@@ -1,20 +1,22 @@
-"""Frozen features and tasks, scored; and the baselines that stand beside them."""
+"""Maps and frozen features, scored, with the baselines that stand beside them."""
 
-# Shape suffixes: N samples or pixels, C channels, K classes, B images, D features.
+# Shape suffixes: N samples or pixels, C channels, K classes, D features.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ringmoe.backbone import RingMoE
+from ringmoe.contract import InputContract
 from ringmoe.errors import DataError
+from ringmoe.frozen import features, image_statistics, random_features
 from ringmoe.modality import Chips, Modality
+from ringmoe.probe import few_shot, linear_probe, nearest_neighbours, retrieval, standardise
 
 
 @dataclass(frozen=True)
@@ -133,72 +135,89 @@ class NearestCentroid:
         return np.where(np.isfinite(pixels_CN).all(axis=0), classes, 0).astype(np.uint8)
 
 
-@torch.inference_mode()
-def features(backbone: RingMoE, chips: Iterable[Chips], modality: Modality) -> tuple[Tensor, ...]:
-    """Frozen features of whole chips: each stage's map averaged over the chip.
+@dataclass(frozen=True)
+class Probed:
+    """What one kind of frozen feature is worth, as shares of test samples, 0 to 1."""
+
+    knn: float
+    """Right by the five nearest neighbours."""
+    linear: float
+    """Right by logistic regression."""
+    few_shot: float
+    """Right by class means of five samples a class, averaged over five draws."""
+    retrieval: float
+    """Mean average precision of the first twenty training samples found for a test sample."""
+
+
+def probed(train_ND: Tensor, train_N: Tensor, test_ND: Tensor, test_N: Tensor) -> Probed:
+    """All probes of one kind of feature, standardised by the training set.
+
+    Parameters
+    ----------
+    train_ND, test_ND
+        Features, float32.
+    train_N, test_N
+        Class codes, int64, at least 0.
+    """
+    train, test = standardise(train_ND, test_ND)
+
+    def right(predicted_N: Tensor) -> float:
+        return float((predicted_N == test_N).double().mean())
+
+    return Probed(
+        knn=right(nearest_neighbours(train, train_N, test)),
+        linear=right(linear_probe(train, train_N, test)),
+        few_shot=sum(right(few_shot(train, train_N, test, shots=5, seed=seed)) for seed in range(5)) / 5,
+        retrieval=retrieval(train, train_N, test, test_N),
+    )
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Chips of one modality with a class each."""
+
+    chips: Sequence[Chips]
+    """In batches."""
+    labels_N: Tensor
+    """Class codes, int64, one an image over all batches."""
+
+
+def frozen_table(
+    models: Mapping[str, RingMoE], modality: Modality, train: Labelled, test: Labelled, *, seed: int = 0
+) -> dict[str, Probed]:
+    """Frozen features of models, each stage and all of them, in one table with what takes no model.
+
+    Parameters
+    ----------
+    models
+        By name, as pretrained and untrained, of one data contract for the modality.
+    seed
+        Of the random filters.
 
     Returns
     -------
-    tuple of Tensor
-        One (N, D) float32 per stage, finest first; concatenate for all stages.
+    dict
+        Rows NAME/stage1 to NAME/stage4 and NAME for all stages side by side, then image_statistics and random_features.
     """
-    device = next(backbone.parameters()).device
-    training = backbone.training
-    backbone.eval()
-    rows = [[m.float().mean(dim=(2, 3)) for m in _pyramid(backbone, c.to(device), modality)] for c in chips]
-    backbone.train(training)
-    return tuple(torch.cat(stage).cpu() for stage in zip(*rows, strict=True))
+    contract = _shared_contract(models, modality, train.chips[0])
+    kinds: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, model in models.items():
+        stages = [features(model, part.chips, modality) for part in (train, test)]
+        kinds |= {f"{name}/stage{i}": pair for i, pair in enumerate(zip(*stages, strict=True), start=1)}
+        kinds[name] = (torch.cat(stages[0], 1), torch.cat(stages[1], 1))
+    kinds["image_statistics"] = (image_statistics(contract, train.chips), image_statistics(contract, test.chips))
+    drawn = [random_features(contract, part.chips, seed=seed) for part in (train, test)]
+    kinds["random_features"] = (drawn[0], drawn[1])
+    return {name: probed(a_ND, train.labels_N, b_ND, test.labels_N) for name, (a_ND, b_ND) in kinds.items()}
 
 
-def _pyramid(backbone: RingMoE, chips: Chips, modality: Modality) -> Sequence[Tensor]:
-    return backbone({modality: chips}).pyramids[modality]
-
-
-def standardise(train_ND: Tensor, test_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sets with the training set's mean taken off and its standard deviation made one."""
-    mean_D, std_D = train_ND.mean(dim=0), train_ND.std(dim=0, correction=0).clamp_min(1e-6)
-    return (train_ND - mean_D) / std_D, (test_ND - mean_D) / std_D
-
-
-def nearest_neighbours(train_ND: Tensor, train_N: Tensor, test_ND: Tensor, k: int = 5) -> Tensor:
-    """Class of each test sample by the vote of its k nearest training samples in cosine distance.
-
-    Votes weigh ``exp(cosine / 0.07)``, as is usual for frozen features.
-
-    Returns
-    -------
-    Tensor
-        (N,) int64, codes as in `train_N`.
-    """
-    similarity_NN = F.normalize(test_ND, dim=1) @ F.normalize(train_ND, dim=1).T
-    nearest_NK, index_NK = similarity_NN.topk(min(k, len(train_ND)), dim=1)
-    votes_NK = torch.zeros(len(test_ND), int(train_N.max()) + 1)
-    votes_NK.scatter_add_(1, train_N[index_NK], (nearest_NK / 0.07).exp())
-    return votes_NK.argmax(dim=1)
-
-
-def linear_probe(
-    train_ND: Tensor, train_N: Tensor, test_ND: Tensor, *, decay: float = 1e-3, iterations: int = 100
-) -> Tensor:
-    """Class of each test sample by multinomial logistic regression on frozen features, fitted by L-BFGS.
-
-    Minimises mean cross entropy plus ``decay / 2 |W|^2``; convex, so nothing is drawn at random.
-
-    Returns
-    -------
-    Tensor
-        (N,) int64, codes as in `train_N`.
-    """
-    n_classes = int(train_N.max()) + 1
-    weight_KD = torch.zeros(n_classes, train_ND.shape[1], requires_grad=True)
-    bias_K = torch.zeros(n_classes, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight_KD, bias_K], max_iter=iterations, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        loss = F.cross_entropy(F.linear(train_ND, weight_KD, bias_K), train_N) + decay / 2 * weight_KD.square().sum()
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    return F.linear(test_ND, weight_KD.detach(), bias_K.detach()).argmax(dim=1)
+def _shared_contract(models: Mapping[str, RingMoE], modality: Modality, chips: Chips) -> InputContract:
+    contracts = [model.contract.input_of(modality, chips.bands) for model in models.values()]
+    if not contracts or any(one != contracts[0] for one in contracts):
+        raise DataError(
+            "models of unequal contracts cannot stand in one table",
+            item=f"{', '.join(models) or 'no model'}, modality {modality}",
+            enough="one model, and one normalisation of the chips",
+            todo="build the untrained model on the contract of the trained one",
+        )
+    return contracts[0]

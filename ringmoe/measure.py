@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from catalog.sensors import SENSORS
 from ringmoe.bands import band_specs
 from ringmoe.contract import LOG_FLOOR, DataContract, InputContract
 from ringmoe.errors import DataError
@@ -164,6 +165,7 @@ def _input_contract(
         mean=mean,
         std=std,
         gsd_m=(min(gsd), max(gsd)),
+        looks=SENSORS[attrs["sensor"]].looks if attrs["sensor"] in SENSORS else 1.0,
     )
 
 

@@ -5,29 +5,27 @@ Shape legend: B image, C channel, H row, W column, M modality, E expert.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ringmoe.backbone import STRIDE, Features, RingMoE
 from ringmoe.contract import InputContract
-from ringmoe.embed import normalised_bands
+from ringmoe.decoders import BandDecoder, Decoder
 from ringmoe.masking import SHARE, mask_batch
-from ringmoe.modality import BandSpec, Batch, Chips, Modality
+from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.moe import Routes
-from ringmoe.physics import log_power, total_power
-from ringmoe.spectral import BandWeights
+from ringmoe.targets import TermWeights, errors, guessed_bands, truth
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """Weights of the terms."""
 
-    pixels: float = 1.0
-    """Of the reconstruction of each modality."""
+    terms: TermWeights = field(default_factory=TermWeights)
+    """Of what is guessed."""
     balance: float = 0.001
     """Of the balance loss of each kind of router, as published."""
     z: float = 0.001
@@ -39,53 +37,17 @@ class Terms:
     """One loss, taken apart."""
 
     values: Mapping[str, Tensor]
-    """Unweighted terms by name: pixels/MODALITY, balance/KIND and z/KIND; only `total` carries a gradient."""
+    """Unweighted terms by name: TERM/MODALITY, balance/KIND and z/KIND; only `total` carries a gradient."""
     total: Tensor
     """Their weighted sum, a scalar."""
-
-
-RANK = 16
-"""Images that bands are mixed from, where a decoder knows bands by what they are: spectra vary in few ways."""
-
-
-class Decoder(nn.Module):
-    """SimMIM's: one 1x1 convolution on the last map, then pixels out of its channels."""
-
-    def __init__(self, dim: int, channels: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(dim, channels * STRIDE**2, 1)
-        nn.init.trunc_normal_(self.proj.weight, std=0.02)
-        nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
-
-    def forward(self, last_BCHW: Tensor, bands: Sequence[BandSpec] = ()) -> Tensor:
-        """Pixels (B, C, 32 H, 32 W): the convolution as a matrix product, then its channels laid out as pixels."""
-        weight = self.proj.weight.flatten(1)
-        y_BHWX = F.linear(last_BCHW.permute(0, 2, 3, 1), weight, self.proj.bias)
-        batch, rows, cols, width = y_BHWX.shape
-        y = y_BHWX.view(batch, rows, cols, width // STRIDE**2, STRIDE, STRIDE).permute(0, 3, 1, 4, 2, 5)
-        return y.reshape(batch, -1, rows * STRIDE, cols * STRIDE)
-
-
-class BandDecoder(nn.Module):
-    """A few images out of the last map, and every band a mixture of them by weights made from what the band is."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.images, self.weights = Decoder(dim, RANK), BandWeights(RANK + 1)
-
-    def forward(self, last_BCHW: Tensor, bands: Sequence[BandSpec]) -> Tensor:
-        """Pixels (B, C, 32 H, 32 W) of the bands given."""
-        mix_CR, offset_C1 = self.weights(bands).split([RANK, 1], 1)
-        images_BRHW = self.images(last_BCHW)
-        mixed_BCX = mix_CR.to(images_BRHW.dtype) @ images_BRHW.flatten(2) + offset_C1.to(images_BRHW.dtype)
-        return mixed_BCX.unflatten(2, images_BRHW.shape[2:])
 
 
 class Objective(nn.Module):
     """Masked image modelling with a target per instrument, plus the routers' terms.
 
-    Optical, multispectral and detected radar are guessed as normalised pixels (radar in the logarithm). Complex radar
-    is guessed as the logarithm of its total power: phase and the split among channels are speckle, power is conserved.
+    Optical and multispectral chips are guessed as normalised pixels, the latter also by what illumination does not
+    change; detected radar by the likelihood of its speckle; complex radar by what a change of basis conserves
+    (`ringmoe.targets`).
 
     Parameters
     ----------
@@ -112,9 +74,9 @@ class Objective(nn.Module):
         spectral = model.config.embedding == "spectral"
         self.decoders = nn.ModuleDict()
         for m in model.modalities:
-            mixed = spectral and m is not Modality.SAR_L1
-            channels = channels_of_target(model.contract.inputs[m])
-            self.decoders[m.value] = BandDecoder(dim) if mixed else Decoder(dim, channels)
+            conserved = m is Modality.SAR_L1 and self.config.terms.physical(m)
+            channels = guessed_bands(model.contract.inputs[m], self.config.terms)
+            self.decoders[m.value] = BandDecoder(dim) if spectral and not conserved else Decoder(dim, channels)
 
     def forward(self, features: Features, batch: Batch, masks: Mapping[Modality, Tensor]) -> Terms:
         """The loss of one step; pixels that are invalid or were shown to the model do not count."""
@@ -123,9 +85,9 @@ class Objective(nn.Module):
         for modality, chips in batch.items():
             asked = self.contract.input_of(modality, chips.bands)
             guess_BCHW = self.decoders[modality.value](features.pyramids[modality][-1], asked.bands)
-            loss = self._guess(asked, guess_BCHW, chips, masks[modality])
-            terms[f"pixels/{modality}"] = loss
-            total = total + self.config.pixels * loss
+            for name, (loss, weight) in self._guess(asked, guess_BCHW, chips, masks[modality]).items():
+                terms[f"{name}/{modality}"] = loss
+                total = total + weight * loss
         for kind in ("specialized", "collaborative"):
             routes = [r for routing in features.routing if (r := getattr(routing, kind)) is not None]
             if routes:
@@ -134,14 +96,19 @@ class Objective(nn.Module):
                 total = total + self.config.balance * balance + self.config.z * z
         return Terms({name: value.detach() for name, value in terms.items()}, total)
 
-    def _guess(self, asked: InputContract, guess_BCHW: Tensor, chips: Chips, masked_BHW: Tensor) -> Tensor:
+    def _guess(
+        self, asked: InputContract, guess_BCHW: Tensor, chips: Chips, masked_BHW: Tensor
+    ) -> dict[str, tuple[Tensor, float]]:
+        """Each term of a modality, averaged over what was hidden and is known, and its weight."""
         with torch.no_grad():
-            target_BCHW, known_BCHW = target(asked, chips)
+            wanted = truth(asked, chips, self.config.terms)
             hidden_BHW = masked_BHW.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
-            weight_BCHW = (hidden_BHW[:, None] & known_BCHW).to(target_BCHW.dtype)
-            values = self.summed(weight_BCHW.sum())
-        error_BCHW = (guess_BCHW.to(target_BCHW.dtype) - target_BCHW).abs() * weight_BCHW
-        return self.summed(error_BCHW.sum()) / values.clamp(min=1)
+        found = {}
+        for name, error in errors(asked, guess_BCHW, wanted, self.config.terms).items():
+            counted_BCHW = (hidden_BHW[:, None] & error.known_BCHW).to(error.values_BCHW.dtype)
+            loss = self.summed((error.values_BCHW * counted_BCHW).sum()) / self.summed(counted_BCHW.sum()).clamp(min=1)
+            found[name] = loss, error.weight
+        return found
 
     def _router_terms(self, routes: list[Routes], *, per_modality: bool) -> tuple[Tensor, Tensor]:
         """Balance N^2 mean(f p) and mean z^2, averaged over routers that saw a token, and over blocks."""
@@ -157,21 +124,6 @@ class Objective(nn.Module):
         balance_LM = experts * (load_LME * mass_LME).sum(-1) / count_LM.square()
         routers = seen_LM.sum().clamp(min=1)
         return (balance_LM * seen_LM).sum() / routers, (z_LM / count_LM * seen_LM).sum() / routers
-
-
-def channels_of_target(contract: InputContract) -> int:
-    """Channels the decoder of a modality guesses: its own, or one power for complex radar."""
-    return 1 if contract.modality is Modality.SAR_L1 else len(contract.bands)
-
-
-def target(contract: InputContract, chips: Chips) -> tuple[Tensor, Tensor]:
-    """What the model must guess, without units, 0 where unknown, and where it is known, bool; both (B, C, H, W)."""
-    if contract.modality is not Modality.SAR_L1:
-        return normalised_bands(chips, contract)
-    power_B1HW = total_power(chips.pixels_BCHW)
-    known_B1HW = chips.valid_BHW[:, None] & torch.isfinite(power_B1HW)
-    target_B1HW = log_power(power_B1HW, sum(s * s for s in contract.std))
-    return target_B1HW.where(known_B1HW, 0.0), known_B1HW
 
 
 class MaskedModelling(nn.Module):

@@ -5,11 +5,19 @@ Shape legend: B image, C channel, H row, W column.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 POWER_FLOOR = 1e-6
 """Least power, relative to the reference, told apart from none: 60 dB below it."""
+
+SPECKLE_REACH = 2.0
+"""ln of intensity over its mean that single-look speckle exceeds once in 1600 pixels; more than that is no speckle."""
+
+REFLECTANCE_FLOOR = 0.01
+"""Least reflectance whose ratio to another means something."""
 
 
 def total_power(parts_BCHW: Tensor) -> Tensor:
@@ -29,6 +37,27 @@ def total_power(parts_BCHW: Tensor) -> Tensor:
         (B, 1, H, W), linear power, at least 0; NaN where a part is.
     """
     return parts_BCHW.square().sum(1, keepdim=True)
+
+
+def determinant_power(parts_BCHW: Tensor) -> Tensor:
+    """|HH VV - HV VH| of a quad-pol image: the modulus of the scattering matrix's determinant.
+
+    A unitary change of polarisation basis, S' = U^T S U, multiplies the determinant by det(U)^2, whose modulus is 1:
+    with the total power it is all that one look conserves (Huynen 1970; Lee and Pottier 2009, section 3.2).
+    That HV equals VH is not assumed.
+
+    Parameters
+    ----------
+    parts_BCHW
+        Amplitudes: real and imaginary part of HH, HV, VH and VV, in this order; axis 1 is the channel.
+
+    Returns
+    -------
+    Tensor
+        (B, 1, H, W), linear power, at least 0; NaN where a part is.
+    """
+    hh, hv, vh, vv = torch.view_as_complex(parts_BCHW.unflatten(1, (4, 2)).movedim(2, -1).contiguous()).unbind(1)
+    return (hh * vv - hv * vh).abs()[:, None]
 
 
 def log_power(power: Tensor, reference: float | Tensor = 1.0) -> Tensor:
@@ -71,3 +100,31 @@ def spectral_angle(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
     a = torch.nn.functional.normalize(a_BCHW, dim=1)
     b = torch.nn.functional.normalize(b_BCHW, dim=1)
     return 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))
+
+
+def gamma_deviance(log_excess: Tensor, looks: float | Tensor = 1.0) -> Tensor:
+    """How unlikely speckle makes an intensity, against the likeliest mean: L (I / m - 1 - ln(I / m)), at least 0.
+
+    Minus the logarithm of the Gamma density of shape L and mean m, less its least value (Goodman 1976). Its minimum
+    over m, for many intensities, is at their mean, not at the exponential of their mean logarithm as that of a squared
+    or absolute error of logarithms. Beyond e^2 times the mean, where no speckle reaches, it goes on as a straight line.
+
+    Parameters
+    ----------
+    log_excess
+        ln(I / m), the logarithm of the measured intensity over the mean guessed; any shape.
+    looks
+        Equivalent number of looks L, above 0.
+    """
+    near = log_excess.clamp(max=SPECKLE_REACH)
+    return looks * (torch.expm1(near) - near + (log_excess - near) * math.expm1(SPECKLE_REACH))
+
+
+def log_ratios(reflectance_BCHW: Tensor) -> Tensor:
+    """Logarithm of each band over the geometric mean of all bands, (B, C, H, W); illumination does not change it.
+
+    The centred log-ratio (Aitchison 1982): differences of its channels are the logarithms of all band ratios.
+    Reflectance below 0.01 counts as 0.01.
+    """
+    logarithm_BCHW = torch.log(reflectance_BCHW.clamp(min=REFLECTANCE_FLOOR))
+    return logarithm_BCHW - logarithm_BCHW.mean(1, keepdim=True)

@@ -12,8 +12,19 @@ from ringmoe import presets
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import LOG_FLOOR, DataContract
 from ringmoe.modality import Chips, Modality
-from ringmoe.objectives import Objective, ObjectiveConfig, target
-from ringmoe.physics import log_power, log_ratio, speckle_bias, spectral_angle, total_power
+from ringmoe.objectives import Objective, ObjectiveConfig
+from ringmoe.physics import (
+    SPECKLE_REACH,
+    determinant_power,
+    gamma_deviance,
+    log_power,
+    log_ratio,
+    log_ratios,
+    speckle_bias,
+    spectral_angle,
+    total_power,
+)
+from ringmoe.targets import TermWeights, errors, guessed_bands, truth
 
 CONTRACT = presets.paper_contract()
 CONFIG = RingMoEConfig(dim=16, depths=(1, 1, 1, 1), heads=(1, 2, 2, 4), window=4, pretrain_windows=(4, 4, 4, 2))
@@ -28,18 +39,58 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def test_total_power_survives_every_change_of_polarisation_basis():
-    """Span of U^T S U equals span of S for a unitary U, exactly to rounding."""
+def test_power_and_determinant_survive_every_change_of_polarisation_basis():
+    """Span and |det| of U^T S U equal those of S for a unitary U, exactly to rounding; HV need not equal VH."""
     generator = torch.Generator().manual_seed(0)
     s = torch.complex(*(torch.randn(7, 2, 2, dtype=torch.float64, generator=generator) for _ in range(2)))
     u = torch.linalg.qr(
         torch.complex(*(torch.randn(2, 2, dtype=torch.float64, generator=generator) for _ in range(2)))
     )[0]
 
-    def span(matrices):
-        return total_power(torch.view_as_real(matrices.flatten(1)).flatten(1)[..., None, None])
+    def parts(matrices):
+        return torch.view_as_real(matrices.flatten(1)).flatten(1)[..., None, None]
 
-    torch.testing.assert_close(span(u.t() @ s @ u), span(s), rtol=1e-12, atol=0)
+    moved = u.t() @ s @ u
+    torch.testing.assert_close(total_power(parts(moved)), total_power(parts(s)), rtol=1e-12, atol=0)
+    torch.testing.assert_close(determinant_power(parts(moved)), determinant_power(parts(s)), rtol=1e-11, atol=0)
+    torch.testing.assert_close(determinant_power(parts(s)).flatten(), torch.linalg.det(s).abs(), rtol=1e-12, atol=0)
+    assert not torch.allclose(parts(moved), parts(s))
+
+
+def test_the_likeliest_mean_of_speckle_is_the_mean_and_not_that_of_the_logarithms():
+    """Over four-look intensities of mean 0.03 the deviance is least at ln 0.03; that of logarithms, lower."""
+    torch.manual_seed(0)
+    intensity = 0.03 * torch.distributions.Gamma(4.0, 4.0).sample((400_000,))
+    guesses = torch.linspace(math.log(0.02), math.log(0.04), 201)
+    deviances = torch.stack([gamma_deviance(intensity.log() - g, 4.0).mean() for g in guesses])
+    absolute = torch.stack([(intensity.log() - g).abs().mean() for g in guesses])
+    assert guesses[deviances.argmin()] == pytest.approx(math.log(0.03), abs=0.01)
+    assert guesses[absolute.argmin()] < math.log(0.03) - 0.05
+    assert deviances.min() == pytest.approx(4 * (math.log(4.0) - torch.digamma(torch.tensor(4.0)).item()), rel=0.01)
+
+
+def test_gamma_deviance_is_the_gamma_likelihood_within_reach_of_speckle_and_a_line_beyond():
+    """Against torch's Gamma density; slope and value are continuous at the edge."""
+    mean, intensity = torch.tensor(2.0, dtype=torch.float64), torch.tensor([0.1, 2.0, 9.0], dtype=torch.float64)
+    density = torch.distributions.Gamma(3.0, torch.tensor(3.0, dtype=torch.float64) / mean)
+    least = -torch.distributions.Gamma(3.0, 3.0 / intensity).log_prob(intensity)
+    wanted = -density.log_prob(intensity) - least
+    torch.testing.assert_close(gamma_deviance((intensity / mean).log(), 3.0), wanted, rtol=1e-12, atol=1e-12)
+    x = torch.tensor([SPECKLE_REACH - 1e-6, SPECKLE_REACH + 1e-6, 50.0], dtype=torch.float64, requires_grad=True)
+    y = gamma_deviance(x)
+    y.sum().backward()
+    assert y[0].item() == pytest.approx(y[1].item(), abs=2e-5)
+    assert x.grad[0].item() == pytest.approx(x.grad[1].item(), abs=1e-4)
+    assert x.grad[2] == x.grad[1]
+
+
+def test_log_ratios_know_band_ratios_and_nothing_of_illumination():
+    """Half the light changes nothing; differences of channels are logarithms of ratios; darkness stays finite."""
+    spectrum = torch.tensor([0.04, 0.08, 0.4], dtype=torch.float64).view(1, 3, 1, 1)
+    ratios = log_ratios(spectrum)
+    torch.testing.assert_close(log_ratios(0.5 * spectrum), ratios, rtol=1e-12, atol=0)
+    assert (ratios[0, 2] - ratios[0, 0]).item() == pytest.approx(math.log(10))
+    assert log_ratios(torch.tensor([-0.1, 0.0, 0.01]).view(1, 3, 1, 1)).abs().max() == 0
 
 
 def test_speckle_bias_is_the_mean_logarithm_of_unit_gamma():
@@ -74,21 +125,80 @@ def test_log_power_of_the_reference_is_zero_and_of_nothing_is_finite():
 
 
 def test_targets_are_what_each_instrument_is_guessed_as():
-    """Power for complex radar whatever its phase; logarithm for detected radar; 0 where invalid."""
-    slc = replace(CONTRACT.inputs[Modality.SAR_L1], std=(0.5,) * 8)
+    """Power and determinant for complex radar whatever its phase; logarithm for detected radar; 0 where unknown."""
+    slc, on = replace(CONTRACT.inputs[Modality.SAR_L1], std=(0.5,) * 8), TermWeights()
     phase = torch.rand(1, 4, 4, 4) * 2 * math.pi
     parts = torch.stack([torch.cos(phase), torch.sin(phase)], 2).flatten(1, 2)
-    guess, valid = target(slc, Chips(parts, torch.ones(1, 4, 4, dtype=torch.bool)))
-    torch.testing.assert_close(guess, torch.full((1, 1, 4, 4), math.log(4.0 / 2.0)), rtol=0, atol=1e-5)
-    assert valid.all()
+    chips = Chips(parts, torch.ones(1, 4, 4, dtype=torch.bool))
+    guess, known = truth(slc, chips, on)
+    torch.testing.assert_close(guess[:, :1], torch.full((1, 1, 4, 4), math.log(4.0 / 2.0)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(guess[:, 1:], log_power(determinant_power(parts), 2.0))
+    assert known.all()
+    assert guessed_bands(slc, on) == 2
+
+    dual = replace(slc, bands=slc.bands[4:], mean=slc.mean[4:], std=slc.std[4:])
+    guess, known = truth(dual, Chips(parts[:, 4:], chips.valid_BHW), on)
+    assert guess[0, 0, 0, 0] == pytest.approx(math.log(2.0), abs=1e-5)
+    assert known[:, 0].all()
+    assert not known[:, 1].any()
+
+    blind = TermWeights(power=0, linear_power=0, determinant=0)
+    torch.testing.assert_close(truth(slc, chips, blind).values_BCHW, parts / 0.5)
+    assert guessed_bands(slc, blind) == 8
 
     grd = replace(CONTRACT.inputs[Modality.SAR_L2], transform="log", mean=(-3.0,) * 3, std=(2.0,) * 3)
     power = torch.full((1, 3, 2, 2), 0.1)
     power[0, 1, 0, 0] = float("nan")
-    guess, known = target(grd, Chips(power, torch.ones(1, 2, 2, dtype=torch.bool)))
+    guess, known = truth(grd, Chips(power, torch.ones(1, 2, 2, dtype=torch.bool)), on)
     assert guess[0, 0, 1, 1] == pytest.approx((math.log(0.1 + LOG_FLOOR) + 3) / 2)
     assert known[0, :, 0, 0].tolist() == [True, False, True]
     assert guess[0, 1, 0, 0] == 0
+
+
+def test_errors_of_every_term_by_hand():
+    """A guess off by a known factor, for detected and complex radar and for spectra; a perfect guess costs nothing."""
+    on = TermWeights()
+    grd = replace(CONTRACT.inputs[Modality.SAR_L2], transform="log", mean=(-3.0,) * 3, std=(2.0,) * 3, looks=4.0)
+    wanted = truth(grd, Chips(torch.full((1, 3, 2, 2), 0.1), torch.ones(1, 2, 2, dtype=torch.bool)), on)
+    found = errors(grd, wanted.values_BCHW - 0.25, wanted, on)
+    assert list(found) == ["speckle"]
+    torch.testing.assert_close(found["speckle"].values_BCHW, torch.full((1, 3, 2, 2), 4 * (math.exp(0.5) - 1.5)))
+
+    slc = CONTRACT.inputs[Modality.SAR_L1]
+    wanted = truth(slc, Chips(torch.randn(1, 8, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool)), on)
+    found = errors(slc, wanted.values_BCHW + math.log(2.0), wanted, on)
+    for name in ("power", "determinant"):
+        torch.testing.assert_close(found[name].values_BCHW, torch.full((1, 1, 2, 2), math.log(2.0)))
+    torch.testing.assert_close(found["linear_power"].values_BCHW, wanted.values_BCHW[:, :1].exp())
+
+    ms = replace(CONTRACT.inputs[Modality.MS], mean=(0.2,) * 4, std=(0.1,) * 4)
+    reflectance = torch.tensor([0.05, 0.1, 0.2, 0.4]).view(1, 4, 1, 1).expand(1, 4, 2, 2)
+    wanted = truth(ms, Chips(reflectance, torch.ones(1, 2, 2, dtype=torch.bool)), on)
+    darker = errors(ms, (0.5 * reflectance - 0.2) / 0.1, wanted, on)
+    assert set(darker) == {"pixels", "angle", "ratio"}
+    assert darker["pixels"].values_BCHW[0, 3, 0, 0] == pytest.approx(2.0)
+    assert darker["angle"].values_BCHW.abs().max() < 1e-3
+    assert darker["ratio"].values_BCHW.abs().max() < 1e-5
+    same = errors(ms, wanted.values_BCHW.clone().requires_grad_(), wanted, on)
+    total = sum(error.values_BCHW.sum() for error in same.values())
+    assert total.item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_a_term_is_ablated_by_one_argument():
+    """Its name is gone, the others stay; without all of its physics a radar is guessed channel by channel."""
+    torch.manual_seed(0)
+    model = RingMoE(CONFIG, CONTRACT)
+    batch = scene()
+    everything = Objective(model)(model(batch, MASKS), batch, MASKS).values
+    for name in ("angle/ms", "ratio/ms", "power/sar_l1", "linear_power/sar_l1", "determinant/sar_l1", "speckle/sar_l2"):
+        term = name.split("/")[0]
+        left = Objective(model, ObjectiveConfig(TermWeights(**{term: 0.0})))(model(batch, MASKS), batch, MASKS).values
+        assert name in everything
+        assert name not in left
+        assert set(left) - {"pixels/sar_l2"} == set(everything) - {name}
+    blind = ObjectiveConfig(TermWeights(power=0, linear_power=0, determinant=0, speckle=0, angle=0, ratio=0))
+    names = set(Objective(model, blind)(model(batch, MASKS), batch, MASKS).values)
+    assert {n for n in names if n.split("/")[0] not in ("balance", "z")} == {f"pixels/{m}" for m in Modality}
 
 
 def scene(*, fill: float = 0.0) -> dict[Modality, Chips]:
@@ -115,7 +225,7 @@ def test_only_masked_valid_pixels_count():
     guess = objective.decoders["opt"](features.pyramids[Modality.OPT][-1])
     by_hand = (guess - batch[Modality.OPT].pixels_BCHW)[:, :, 16:, :32].abs().mean()
     assert terms.values["pixels/opt"].item() == pytest.approx(by_hand.item(), rel=1e-5)
-    weights = {"pixels": 1.0, "balance": 0.001, "z": 0.001}
+    weights = {**vars(TermWeights()), "balance": 0.001, "z": 0.001}
     total = sum(weights[name.split("/")[0]] * value for name, value in terms.values.items())
     assert terms.total.item() == pytest.approx(total.item(), rel=1e-5)
     terms.total.backward()

@@ -11,16 +11,17 @@ import torch
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import BandSpec, DataContract, InputContract
 from ringmoe.errors import DataError
-from ringmoe.evaluate import (
-    NearestCentroid,
-    confusion_matrix,
+from ringmoe.evaluate import Labelled, NearestCentroid, confusion_matrix, frozen_table, scores
+from ringmoe.frozen import (
     features,
-    linear_probe,
-    nearest_neighbours,
-    scores,
-    standardise,
+    image_statistics,
+    pixel_features,
+    pixel_statistics,
+    random_features,
+    random_pixel_features,
 )
 from ringmoe.modality import Chips, Modality
+from ringmoe.probe import few_shot, linear_probe, nearest_neighbours, retrieval, standardise
 
 
 def test_a_confusion_matrix_counts_pairs_and_skips_the_unknown():
@@ -81,12 +82,101 @@ def test_a_linear_probe_finds_a_linear_rule():
     assert train.mean(0).abs().max() < 1e-5
 
 
+def test_prototypes_of_few_samples_tell_classes_apart():
+    """Two classes in two directions: five samples a class are enough; a class of one sample is that sample."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.tensor([[4.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
+    codes = torch.arange(200) % 2
+    x = centres[codes] + torch.randn(200, 3, generator=generator)
+    predicted = few_shot(x[:100], codes[:100] + 3, x[100:], shots=5)
+    assert (predicted == codes[100:] + 3).double().mean() > 0.95
+    alone = few_shot(torch.eye(2), torch.tensor([7, 9]), torch.tensor([[0.1, 1.0], [1.0, 0.1]]), shots=5)
+    assert alone.tolist() == [9, 7]
+
+
+def test_retrieval_is_mean_average_precision_by_hand():
+    """Right, wrong, right of two that could be found: (1 + 2/3) / 2; a query without its class is left out."""
+    gallery = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]])
+    codes, query = torch.tensor([1, 2, 1, 3]), torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    assert retrieval(gallery, codes, query, torch.tensor([1, 8])) == pytest.approx((1 + 2 / 3) / 2)
+    assert retrieval(gallery, codes, query[:1], torch.tensor([1]), first=2) == pytest.approx(0.5)
+    with pytest.raises(DataError, match="nothing can be retrieved"):
+        retrieval(gallery, codes, query, torch.tensor([8, 8]))
+
+
+BAND = InputContract(Modality.MS, "any", (BandSpec("a"),), "any", "1", "identity", (0.5,), (0.25,), (10, 10))
+
+
+def tiny_model(seed: int = 0) -> RingMoE:
+    torch.manual_seed(seed)
+    config = RingMoEConfig(16, (1, 1, 1, 1), (1, 1, 2, 2), 4, (4, 4, 4, 2), specialized=2, collaborative=2)
+    return RingMoE(config, DataContract({Modality.MS: BAND}))
+
+
+def test_image_statistics_are_of_valid_pixels_alone():
+    """Mean, deviation, least and greatest by numpy over what is valid; a chip without any is refused."""
+    chips = Chips(torch.rand(2, 1, 32, 32), torch.rand(2, 32, 32) > 0.3)
+    chips.pixels_BCHW[:, :, 0, 0], chips.valid_BHW[:, 0, 0] = float("nan"), True
+    got = image_statistics(BAND, [chips])
+    for i in range(2):
+        seen = chips.valid_BHW[i].numpy() & np.isfinite(chips.pixels_BCHW[i, 0].numpy())
+        z = (chips.pixels_BCHW[i, 0].numpy()[seen] - 0.5) / 0.25
+        np.testing.assert_allclose(got[i], [z.mean(), z.std(), z.min(), z.max()], rtol=1e-4)
+    with pytest.raises(DataError, match="no statistics"):
+        image_statistics(BAND, [Chips(torch.rand(1, 1, 32, 32), torch.zeros(1, 32, 32, dtype=torch.bool))])
+
+
+def test_random_features_are_the_rectified_answers_of_fixed_filters():
+    """Both signs of a filter differ by its plain mean; a seed gives the same filters for train and test."""
+    chips = [Chips(torch.rand(2, 1, 32, 32), torch.ones(2, 32, 32, dtype=torch.bool)) for _ in range(2)]
+    got = random_features(BAND, chips, filters=8, seed=3)
+    assert got.shape == (4, 16)
+    assert torch.equal(got[2:], random_features(BAND, chips[1:], filters=8, seed=3))
+    assert (got >= 0).all()
+    flat = Chips(torch.full((1, 1, 32, 32), 0.5), torch.ones(1, 32, 32, dtype=torch.bool))
+    assert random_features(BAND, [flat], filters=8).abs().max() == 0
+
+
+def test_features_of_a_pixel_are_those_of_its_token_where_maps_are_flat():
+    """A pixel at a token's centre takes that token; rows go image by image; statistics name the pixel's own value."""
+    model = tiny_model().eval()
+    chips = Chips(torch.rand(2, 1, 64, 64), torch.ones(2, 64, 64, dtype=torch.bool))
+    rows, cols = torch.tensor([5, 60]), torch.tensor([9, 3])
+    got = pixel_features(model, chips, Modality.MS, rows, cols)
+    assert got.shape == (4, 16 + 32 + 64 + 128)
+    maps = model({Modality.MS: chips}).pyramids[Modality.MS]
+    fine = torch.nn.functional.interpolate(maps[0], size=64, mode="bilinear")
+    torch.testing.assert_close(got[2, :16], fine[1, :, 5, 9], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(got[1, :16], fine[0, :, 60, 3], rtol=1e-4, atol=1e-5)
+    plain = pixel_statistics(BAND, chips, rows, cols)
+    torch.testing.assert_close(plain[1, 0], (chips.pixels_BCHW[0, 0, 60, 3] - 0.5) / 0.25)
+    assert random_pixel_features(BAND, chips, rows, cols).shape == (4, 128)
+
+
+def test_the_table_of_frozen_features_always_holds_its_baselines():
+    """Dark and bright chips: image statistics know them apart; stages, their sum and both baselines have rows."""
+    labels = torch.arange(24) % 2
+    pixels = 0.2 + 0.6 * labels.view(-1, 1, 1, 1) + 0.05 * torch.rand(24, 1, 32, 32)
+    valid = torch.ones(12, 32, 32, dtype=torch.bool)
+    train, test = (Labelled([Chips(p, valid)], c) for p, c in zip(pixels.split(12), labels.split(12), strict=True))
+    found = frozen_table({"pretrained": tiny_model(1), "untrained": tiny_model(2)}, Modality.MS, train, test)
+    stages = {
+        f"{name}{stage}"
+        for name in ("pretrained", "untrained")
+        for stage in ("", *(f"/stage{i}" for i in (1, 2, 3, 4)))
+    }
+    assert set(found) == stages | {"image_statistics", "random_features"}
+    assert found["image_statistics"].knn == found["image_statistics"].linear == 1.0
+    assert found["image_statistics"].retrieval > 0.95
+    other = tiny_model()
+    other.contract = DataContract({Modality.MS: InputContract(**{**vars(BAND), "mean": (0.1,)})})
+    with pytest.raises(DataError, match="unequal contracts"):
+        frozen_table({"a": tiny_model(), "b": other}, Modality.MS, train, test)
+
+
 def test_frozen_features_come_per_stage_and_leave_the_model_as_it_was():
     """One row a chip and one matrix a stage, widths doubling; mode and weights are untouched."""
-    band = (BandSpec("a"),)
-    one = InputContract(Modality.MS, "any", band, "any", "1", "identity", (0.0,), (1.0,), (10, 10))
-    config = RingMoEConfig(16, (1, 1, 1, 1), (1, 1, 2, 2), 4, (4, 4, 4, 2), specialized=2, collaborative=2)
-    model = RingMoE(config, DataContract({Modality.MS: one})).train()
+    model = tiny_model().train()
     chips = [Chips(torch.rand(n, 1, 64, 64), torch.ones(n, 64, 64, dtype=torch.bool)) for n in (3, 2)]
     stages = features(model, chips, Modality.MS)
     assert [s.shape for s in stages] == [(5, 16), (5, 32), (5, 64), (5, 128)]
