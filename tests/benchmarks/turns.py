@@ -1,0 +1,71 @@
+"""Runs timed in turn: what one is faster than another by, on a machine that is never quiet."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+Runs = Mapping[str, Callable[[], object]]
+"""What is compared, by name; each call is one timing."""
+
+
+def in_turn(runs: Runs, rounds: int, *, ours: str = "ours", seldom: tuple[str, ...] = ()) -> dict[str, float]:
+    """Median seconds of every run, `NAME_s`, and the median over rounds of its time over ours, `vs_NAME`.
+
+    Parameters
+    ----------
+    runs
+        Called once to warm up and then once a round, one after the other.
+    rounds
+        How often.
+    ours
+        Which run the others are divided by, round by round.
+    seldom
+        Runs so slow that the first two rounds have to do.
+    """
+    took: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            if turn <= 2 or name not in seldom:
+                seconds = timed(run)
+                if turn:
+                    took[name].append(seconds)
+    found = {f"{name}_s": statistics.median(times) for name, times in took.items()}
+    for name, times in took.items():
+        if name != ours:
+            found[f"vs_{name}"] = statistics.median(t / o for t, o in zip(times, took[ours], strict=False))
+    return {name: round(value, 5) for name, value in found.items()}
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds of one call, with what it left running on the GPU."""
+    _finish()
+    start = time.perf_counter()
+    run()
+    _finish()
+    return time.perf_counter() - start
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 2),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        **gpu,
+    }
