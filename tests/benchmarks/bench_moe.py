@@ -100,7 +100,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small layers: figures to look at, not to quote")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", default="", help="cases whose key holds this, as c192")
+    parser.add_argument("--threads", type=int, default=None, help="CPU threads; 1 on a machine that others use too")
     options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
     cases = QUICK if options.quick else CPU + (CUDA if torch.cuda.is_available() else ())
     figures: dict[str, Any] = {}
     for case in cases:

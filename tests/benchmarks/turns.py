@@ -18,6 +18,9 @@ Runs = Mapping[str, Callable[[], object]]
 def in_turn(runs: Runs, rounds: int, *, ours: str = "ours", seldom: tuple[str, ...] = ()) -> dict[str, float]:
     """Median seconds of every run, `NAME_s`, and the median over rounds of its time over ours, `vs_NAME`.
 
+    On a CPU also the same of processor time, `processor_vs_NAME`: with one thread, what else runs on the machine
+    hardly touches it.
+
     Parameters
     ----------
     runs
@@ -29,27 +32,28 @@ def in_turn(runs: Runs, rounds: int, *, ours: str = "ours", seldom: tuple[str, .
     seldom
         Runs so slow that the first two rounds have to do.
     """
-    took: dict[str, list[float]] = {name: [] for name in runs}
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
             if turn <= 2 or name not in seldom:
                 seconds = timed(run)
                 if turn:
                     took[name].append(seconds)
-    found = {f"{name}_s": statistics.median(times) for name, times in took.items()}
-    for name, times in took.items():
-        if name != ours:
-            found[f"vs_{name}"] = statistics.median(t / o for t, o in zip(times, took[ours], strict=False))
+    found = {f"{name}_s": statistics.median(wall for wall, _ in times) for name, times in took.items()}
+    for clock, prefix in ((0, ""), (1, "processor_"))[: 1 if torch.cuda.is_available() else 2]:
+        for name in (n for n in runs if n != ours):
+            pairs = zip(took[name], took[ours], strict=False)
+            found[f"{prefix}vs_{name}"] = statistics.median(theirs[clock] / mine[clock] for theirs, mine in pairs)
     return {name: round(value, 5) for name, value in found.items()}
 
 
-def timed(run: Callable[[], object]) -> float:
-    """Seconds of one call, with what it left running on the GPU."""
+def timed(run: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of one call, with what it left running on the GPU, and processor seconds."""
     _finish()
-    start = time.perf_counter()
+    wall, processor = time.perf_counter(), time.process_time()
     run()
     _finish()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - processor
 
 
 def _finish() -> None:
