@@ -45,8 +45,13 @@ install_all() {
   echo "Making .venv with $("$python" --version): once, a few minutes; the log is .venv/install.log" >&2
   [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV"
   # torch is named with its pin: a bare name lets pip take another build.
-  "$VENV/bin/python" -m pip install --disable-pip-version-check -c "$ROOT/infra/constraints.txt" \
-    "$(grep '^torch==' "$ROOT/infra/constraints.txt")" -e "$ROOT[dev]" >"$VENV/install.log" 2>&1 || {
+  # timm comes without its own dependencies: of torchvision, which it would bring, the tests need nothing.
+  {
+    "$VENV/bin/python" -m pip install --disable-pip-version-check -c "$ROOT/infra/constraints.txt" \
+      "$(grep '^torch==' "$ROOT/infra/constraints.txt")" -e "$ROOT[dev]" &&
+      "$VENV/bin/python" -m pip install --disable-pip-version-check --no-deps \
+        "$(grep '^timm==' "$ROOT/infra/constraints.txt")"
+  } >"$VENV/install.log" 2>&1 || {
     tail -n 15 "$VENV/install.log" >&2
     refuse "pip could not install the pinned packages" "infra/constraints.txt" \
       "a network, or a package index that holds them" "see the lines above, then run the same command again"

@@ -124,7 +124,9 @@ def fit(
     TrainingError
         When `config.patience` steps in a row are not finite, or batches run out.
     """
-    optimiser = torch.optim.AdamW(parameter_groups(module, config.weight_decay), lr=config.rate, betas=config.betas, fused=True)
+    optimiser = torch.optim.AdamW(
+        parameter_groups(module, config.weight_decay), lr=config.rate, betas=config.betas, fused=True
+    )
     source = iter(batches)
     device = device_of(module)
     record = _Record()

@@ -87,6 +87,8 @@ class Router(nn.Module):
 
     alive_RE: Tensor
     slot_RE: Tensor
+    constant_gate: bool = False
+    """Ablation alone: every gate is 1, as in the public code, and the task's loss never reaches the router."""
 
     def __init__(self, dim: int, experts: int, kept: tuple[tuple[int, ...], ...], first: int) -> None:
         super().__init__()
@@ -117,9 +119,10 @@ class Router(nn.Module):
             offered_TE = scores_TE if self.whole else scores_TE.where(self.alive_RE[router_T], -1.0)
             best_T, ids_T = offered_TE.max(-1)
             chosen_TE = F.one_hot(ids_T, self.experts).to(exact)
+            gates_T = best_T if self.whole else best_T.clamp(min=0)
             routes = Routes(
                 ids_T=ids_T,
-                gates_T=best_T if self.whole else best_T.clamp(min=0),
+                gates_T=(gates_T > 0).to(exact) if self.constant_gate else gates_T,
                 scores_TE=scores_TE,
                 load_ME=counted_MT @ chosen_TE,
                 mass_ME=counted_MT @ scores_TE,

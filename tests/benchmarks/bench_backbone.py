@@ -127,7 +127,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; 1 on a machine that others use too")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="what autocast computes in")
+    parser.add_argument(
+        "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="what autocast computes in"
+    )
     parser.add_argument("--only", choices=("tiny", "small"), default=None)
     options = parser.parse_args()
     if options.threads:
