@@ -15,6 +15,9 @@ from ringmoe.objectives import Objective, ObjectiveConfig
 CONTRACT = presets.paper_contract()
 CONFIG = RingMoEConfig(dim=16, depths=(1, 1, 2, 1), heads=(1, 2, 4, 8), window=8, pretrain_windows=(8, 8, 4, 2))
 """Post-norm weights start at zero, as Swin V2 publishes it."""
+RATE = 3e-3
+"""Of AdamW, without warm-up; what the branches add grows with rate and steps, and the ratio with it."""
+
 TASK_ALONE = ObjectiveConfig(balance=0.0, z=0.0)
 
 
@@ -38,7 +41,7 @@ def gradient_ratio(*, constant_gate: bool, steps: int = 50) -> float:
     routers = [module for module in model.modules() if isinstance(module, Router)]
     for router in routers:
         router.constant_gate = constant_gate
-    optimiser = torch.optim.AdamW([*model.parameters(), *objective.parameters()], lr=1e-3, fused=True)
+    optimiser = torch.optim.AdamW([*model.parameters(), *objective.parameters()], lr=RATE, fused=True)
     generator = torch.Generator().manual_seed(1)
     for step in range(steps + 1):
         batch = smooth_batch(step)
