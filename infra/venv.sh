@@ -2,6 +2,8 @@
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)"
 VENV="$ROOT/.venv"
+# Installed without its own dependencies: timm would bring torchvision, of which the tests need nothing.
+BARE="timm==1.0.31"
 
 # Prints a Python of at least 3.11; $PYTHON names one to be tried first.
 find_python() {
@@ -25,7 +27,7 @@ refuse() {
 
 # What .venv was made from: where it stands and which pins it holds.
 wanted_stamp() {
-  { echo "$ROOT"; cat "$ROOT/pyproject.toml" "$ROOT/infra/constraints.txt"; } | cksum
+  { echo "$ROOT" "$BARE"; cat "$ROOT/pyproject.toml" "$ROOT/infra/constraints.txt"; } | cksum
 }
 
 is_ready() {
@@ -45,8 +47,12 @@ install_all() {
   echo "Making .venv with $("$python" --version): once, a few minutes; the log is .venv/install.log" >&2
   [ -x "$VENV/bin/python" ] || "$python" -m venv "$VENV"
   # torch is named with its pin: a bare name lets pip take another build.
-  "$VENV/bin/python" -m pip install --disable-pip-version-check -c "$ROOT/infra/constraints.txt" \
-    "$(grep '^torch==' "$ROOT/infra/constraints.txt")" -e "$ROOT[dev]" >"$VENV/install.log" 2>&1 || {
+  {
+    "$VENV/bin/python" -m pip install --disable-pip-version-check -c "$ROOT/infra/constraints.txt" \
+      "$(grep '^torch==' "$ROOT/infra/constraints.txt")" -e "$ROOT[dev]" &&
+      "$VENV/bin/python" -m pip install --disable-pip-version-check --no-deps \
+        "$BARE"
+  } >"$VENV/install.log" 2>&1 || {
     tail -n 15 "$VENV/install.log" >&2
     refuse "pip could not install the pinned packages" "infra/constraints.txt" \
       "a network, or a package index that holds them" "see the lines above, then run the same command again"

@@ -124,7 +124,9 @@ def fit(
     TrainingError
         When `config.patience` steps in a row are not finite, or batches run out.
     """
-    optimiser = torch.optim.AdamW(_groups(module, config.weight_decay), lr=config.rate, betas=config.betas, fused=True)
+    optimiser = torch.optim.AdamW(
+        parameter_groups(module, config.weight_decay), lr=config.rate, betas=config.betas, fused=True
+    )
     source = iter(batches)
     device = device_of(module)
     record = _Record()
@@ -218,7 +220,7 @@ def _next(source: Iterator[T], index: int, config: TrainConfig) -> T:
 _UNDECAYED = ("bias", "norm", "scale", "token", "no_data", "b1_", "b2_")
 
 
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameters that decay and those that do not, each in the module's order."""
     routers = {id(p) for m in module.modules() if isinstance(m, Router) for p in m.parameters()}
     decayed: list[nn.Parameter] = []

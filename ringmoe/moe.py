@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class Routes(NamedTuple):
@@ -86,6 +87,8 @@ class Router(nn.Module):
 
     alive_RE: Tensor
     slot_RE: Tensor
+    constant_gate: bool = False
+    """Ablation alone: every gate is 1, as in the public code, and the task's loss never reaches the router."""
 
     def __init__(self, dim: int, experts: int, kept: tuple[tuple[int, ...], ...], first: int) -> None:
         super().__init__()
@@ -116,9 +119,10 @@ class Router(nn.Module):
             offered_TE = scores_TE if self.whole else scores_TE.where(self.alive_RE[router_T], -1.0)
             best_T, ids_T = offered_TE.max(-1)
             chosen_TE = F.one_hot(ids_T, self.experts).to(exact)
+            gates_T = best_T if self.whole else best_T.clamp(min=0)
             routes = Routes(
                 ids_T=ids_T,
-                gates_T=best_T if self.whole else best_T.clamp(min=0),
+                gates_T=(gates_T > 0).to(exact) if self.constant_gate else gates_T,
                 scores_TE=scores_TE,
                 load_ME=counted_MT @ chosen_TE,
                 mass_ME=counted_MT @ scores_TE,
@@ -160,16 +164,11 @@ class Experts(nn.Module):
         """What the expert in slot `slots_KT[k, t]` makes of token t, (K, T, C)."""
         kinds, tokens = slots_KT.shape
         dtype = compute_dtype(x_TC)
-        w1_ECH, b1_EH, w2_EHC, b2_EC = (p.to(dtype) for p in (self.w1_ECH, self.b1_EH, self.w2_EHC, self.b2_EC))
         slots_X, order_X = torch.sort(slots_KT.flatten(), stable=True)
         inverse_X = torch.empty_like(order_X).scatter_(0, order_X, torch.arange(len(order_X), device=order_X.device))
-        chosen_XE = F.one_hot(slots_X, len(w1_ECH))
-        ends_E = chosen_XE.sum(0).cumsum(0).to(torch.int32)
-        chosen_XE = chosen_XE.to(dtype)
-        product = grouped_product if grouped_path(x_TC.device, dtype, *w1_ECH.shape[1:]) else loop_product
         x_XC = _Permute.apply(x_TC.to(dtype).repeat(kinds, 1), order_X, inverse_X)
-        h_XH = F.gelu(_AddBias.apply(product(x_XC, w1_ECH, ends_E), b1_EH, slots_X, chosen_XE))
-        y_XC = _AddBias.apply(product(h_XH, w2_EHC, ends_E), b2_EC, slots_X, chosen_XE)
+        run = grouped if grouped_path(x_TC.device, dtype, *self.w1_ECH.shape[1:]) else expert_by_expert
+        y_XC = run(x_XC, slots_X, self.w1_ECH, self.b1_EH, self.w2_EHC, self.b2_EC)
         return _Permute.apply(y_XC, inverse_X, order_X).view(kinds, tokens, -1)
 
 
@@ -233,27 +232,92 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 def grouped_path(device: torch.device, dtype: torch.dtype, dim: int, hidden: int) -> bool:
     """Whether the grouped matrix product serves this device, dtype and shape; fixed, never timed at run time.
 
-    Rows must be multiples of 16 bytes. On CUDA the kernel takes bfloat16 alone; nowhere does it take float64.
+    On CUDA its kernel takes bfloat16 alone, in rows of whole 16 bytes, and nothing there waits for the host. On a CPU
+    it is itself a loop of products, and expert by expert is faster because what one expert needs stays in the cache.
     """
-    if _GROUPED_MM is None or any(width * dtype.itemsize % 16 for width in (dim, hidden)):
-        return False
-    return dtype == torch.bfloat16 or (dtype == torch.float32 and device.type == "cpu")
+    fits = not any(width * dtype.itemsize % 16 for width in (dim, hidden))
+    return device.type != "cpu" and dtype == torch.bfloat16 and fits and _GROUPED_MM is not None
 
 
 _GROUPED_MM = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
 
 
-def grouped_product(x_XK: Tensor, w_EKN: Tensor, ends_E: Tensor) -> Tensor:
-    """Rows of each expert times that expert's matrix, in one call; `ends_E` is where each expert's rows end."""
+def grouped(x_XC: Tensor, slots_X: Tensor, w1_ECH: Tensor, b1_EH: Tensor, w2_EHC: Tensor, b2_EC: Tensor) -> Tensor:
+    """The experts on rows sorted by slot, each layer one grouped matrix product."""
     assert _GROUPED_MM is not None
-    return _GROUPED_MM(x_XK, w_EKN, offs=ends_E)
+    chosen_XE = F.one_hot(slots_X, len(w1_ECH))
+    ends_E = chosen_XE.sum(0).cumsum(0).to(torch.int32)
+    chosen_XE = chosen_XE.to(x_XC.dtype)
+    w1_ECH, b1_EH, w2_EHC, b2_EC = (p.to(x_XC.dtype) for p in (w1_ECH, b1_EH, w2_EHC, b2_EC))
+    h_XH = F.gelu(_AddBias.apply(_GROUPED_MM(x_XC, w1_ECH, offs=ends_E), b1_EH, slots_X, chosen_XE))
+    return _AddBias.apply(_GROUPED_MM(h_XH, w2_EHC, offs=ends_E), b2_EC, slots_X, chosen_XE)
 
 
-def loop_product(x_XK: Tensor, w_EKN: Tensor, ends_E: Tensor) -> Tensor:
-    """The same, expert by expert: for double precision and odd shapes."""
-    ends = ends_E.tolist()
+def expert_by_expert(
+    x_XC: Tensor, slots_X: Tensor, w1_ECH: Tensor, b1_EH: Tensor, w2_EHC: Tensor, b2_EC: Tensor
+) -> Tensor:
+    """The same, one expert after the other: on a CPU, in double precision and at odd widths."""
+    return _ExpertByExpert.apply(x_XC, slots_X, w1_ECH, b1_EH, w2_EHC, b2_EC)
+
+
+class _ExpertByExpert(torch.autograd.Function):
+    """Both layers of an expert on its rows, while they are in the cache; results go where they belong, uncopied.
+
+    Weights of another dtype are cast one expert at a time, and their gradients back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_XC: Tensor, slots_X: Tensor, *weights: Tensor) -> Tensor:
+        w1_ECH, b1_EH, w2_EHC, b2_EC = weights
+        runs = _runs(slots_X, len(w1_ECH))
+        dtype = x_XC.dtype
+        h_XH = x_XC.new_empty(len(x_XC), w1_ECH.shape[2])
+        a_XH = torch.empty_like(h_XH)
+        y_XC = x_XC.new_empty(len(x_XC), w2_EHC.shape[2])
+        for e, rows in runs:
+            torch.addmm(b1_EH[e].to(dtype), x_XC[rows], w1_ECH[e].to(dtype), out=h_XH[rows])
+            torch.ops.aten.gelu.out(h_XH[rows], out=a_XH[rows])
+            torch.addmm(b2_EC[e].to(dtype), a_XH[rows], w2_EHC[e].to(dtype), out=y_XC[rows])
+        ctx.runs = runs
+        ctx.save_for_backward(x_XC, h_XH, a_XH, *weights)
+        return y_XC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x_XC, h_XH, a_XH, w1_ECH, b1_EH, w2_EHC, b2_EC = ctx.saved_tensors
+        dtype, grad_y_XC = x_XC.dtype, grads[0].contiguous()
+        grad_x_XC = torch.empty_like(x_XC)
+        d_w1, d_b1, d_w2, d_b2 = (_grad_of(w, ctx.runs) for w in (w1_ECH, b1_EH, w2_EHC, b2_EC))
+        for e, rows in ctx.runs:
+            g_YC = grad_y_XC[rows]
+            _product_into(d_w2[e], a_XH[rows].t(), g_YC)
+            d_b2[e] = g_YC.sum(0)
+            g_YH = torch.ops.aten.gelu_backward(g_YC @ w2_EHC[e].to(dtype).t(), h_XH[rows])
+            _product_into(d_w1[e], x_XC[rows].t(), g_YH)
+            d_b1[e] = g_YH.sum(0)
+            torch.mm(g_YH, w1_ECH[e].to(dtype).t(), out=grad_x_XC[rows])
+        return grad_x_XC, None, d_w1, d_b1, d_w2, d_b2
+
+
+def _runs(slots_X: Tensor, count: int) -> list[tuple[int, slice]]:
+    """Experts that have rows, and which; the only place where the host reads what the routers decided."""
+    ends = torch.bincount(slots_X, minlength=count).cumsum(0).tolist()
     starts = [0, *ends[:-1]]
-    return torch.cat([x_XK[start:end] @ w_EKN[e] for e, (start, end) in enumerate(zip(starts, ends, strict=True))])
+    return [(e, slice(start, end)) for e, (start, end) in enumerate(zip(starts, ends, strict=True)) if end > start]
+
+
+def _product_into(target: Tensor, left: Tensor, right: Tensor) -> None:
+    """A product written in place, cast where the target is of another dtype."""
+    if target.dtype == left.dtype:
+        torch.mm(left, right, out=target)
+    else:
+        target.copy_(left @ right)
+
+
+def _grad_of(weight: Tensor, runs: list[tuple[int, slice]]) -> Tensor:
+    """Room for a stack's gradient: 0 only where an expert has no rows, the rest is written."""
+    return torch.empty_like(weight) if len(runs) == len(weight) else torch.zeros_like(weight)
 
 
 class _Permute(torch.autograd.Function):
@@ -262,11 +326,11 @@ class _Permute(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_XC: Tensor, order_X: Tensor, inverse_X: Tensor) -> Tensor:
         ctx.save_for_backward(inverse_X)
-        return x_XC[order_X]
+        return x_XC.index_select(0, order_X)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0][ctx.saved_tensors[0]], None, None
+        return grads[0].index_select(0, ctx.saved_tensors[0]), None, None
 
 
 class _AddBias(torch.autograd.Function):
@@ -275,7 +339,7 @@ class _AddBias(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_XN: Tensor, bias_EN: Tensor, slots_X: Tensor, chosen_XE: Tensor) -> Tensor:
         ctx.save_for_backward(chosen_XE)
-        return x_XN + bias_EN[slots_X]
+        return x_XN + bias_EN.index_select(0, slots_X)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
