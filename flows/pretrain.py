@@ -22,7 +22,7 @@ from ringmoe.measure import measure_contract
 from ringmoe.objectives import MaskedModelling, Objective
 from ringmoe.train import pretrain as train
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 
 def draft(cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> Draft:
@@ -49,7 +49,7 @@ def make(folder: Path, cubes: Sequence[ItemRef], request: PretrainRequest, where
     used = [datasets[i] for i in measured.used]
     torch.manual_seed(request.seed)
     model = RingMoE(preset(request), measured.contract).to(device())
-    objective = MaskedModelling(Objective(model), seed=request.seed).to(device())
+    objective = MaskedModelling(Objective(model)).to(device())
     sampler = ChipSampler(
         used,
         measured.contract,
@@ -59,7 +59,7 @@ def make(folder: Path, cubes: Sequence[ItemRef], request: PretrainRequest, where
         seed=request.seed,
     )
     config = recipe_of(request, where)
-    history = train(model, objective, sampler.stream(), config, on_step=told("pretrain", request.steps))
+    history = train(model, objective, sampler.stream, config, on_step=told("pretrain", request.steps))
     edge = max(1, min(10, len(history.loss) // 4))
     provenance = {
         "step": "pretrain",

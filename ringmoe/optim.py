@@ -91,8 +91,8 @@ class LeanAdamW(torch.optim.Optimizer):
             dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device,
         )  # fmt: skip
         rows = _rows(weight)
-        tensors = [rows, grad.reshape(rows.shape)]
-        tensors += [_rows(_local(value)) for name, value in state.items() if name != "step"]
+        kept = [state[name] for name in ("m", "v", "m_scale", "v_scale") if name in state]
+        tensors = [rows, grad.reshape(rows.shape), *(_rows(_local(value)) for value in kept)]
         key = _key(self.seed, step, index)
         update = self._in_bytes if "m_scale" in state else self._in_floats
         each = max(1, CHUNK // rows.shape[1])

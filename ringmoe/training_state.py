@@ -127,7 +127,9 @@ def restore(kept: Kept, module: nn.Module, optimiser: torch.optim.Optimizer) -> 
     moments = {name: entry for name, entry in found.items() if name.startswith(MOMENTS)}
     for name, parameter in _trained(module, optimiser):
         mine = {key: entry for key, entry in moments.items() if key.startswith(f"{MOMENTS}{name}|")}
-        fresh = {key: _like(parameter, entry) for key, entry in mine.items() if isinstance(entry, TensorStorageMetadata)}
+        fresh = {
+            key: _like(parameter, entry) for key, entry in mine.items() if isinstance(entry, TensorStorageMetadata)
+        }
         wanted |= fresh
         optimiser.state[parameter] = {key.rsplit("|", 1)[1]: tensor for key, tensor in fresh.items()}
     _check(kept.folder, wanted, found)

@@ -1,0 +1,35 @@
+"""What the backward pass takes from memory and what it computes again: the expert branches, where nearly all of it is."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+from ringmoe.backbone import RingMoE
+
+Recompute: TypeAlias = Literal["nothing", "activations", "branches"]
+"""`activations`: products of matrices are kept, GELU, biases and permutations done again, which costs no products and
+halves what is kept. `branches`: every expert branch is done again, a third more work in all, and least memory."""
+
+
+def recompute(model: RingMoE, what: Recompute) -> RingMoE:
+    """Say what the expert branch of every block computes again in the backward pass, in place; values stay the same.
+
+    Attention is never done again. To be called before a model is laid over ranks, and once.
+    """
+    for block in model.blocks() if what != "nothing" else []:
+        chosen = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)} if what == "activations" else {}
+        block.experts.forward = partial(checkpoint, block.experts.forward, use_reentrant=False, **chosen)  # type: ignore[method-assign]
+    return model
+
+
+_COSTLY = {"mm", "addmm", "bmm", "grouped_mm", "_grouped_mm", "all_to_all_single", "sort"}
+"""Operators whose results are kept: products of matrices, and what travelled between ranks."""
+
+
+def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    name = operator._schema.name.rsplit("::", 1)[-1] if isinstance(operator, torch._ops.OpOverload) else ""
+    return CheckpointPolicy.MUST_SAVE if name in _COSTLY else CheckpointPolicy.PREFER_RECOMPUTE
