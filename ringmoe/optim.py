@@ -85,11 +85,10 @@ class LeanAdamW(torch.optim.Optimizer):
         weight, grad = _local(parameter), _local(parameter.grad)
         if not weight.numel():
             return
-        numbers = torch.tensor(
-            [beta1, beta2, group["lr"] / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step), group["eps"],
-             1 - group["lr"] * group["weight_decay"]],
-            dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device,
-        )  # fmt: skip
+        scalars = [beta1, 1 - beta1, beta2, 1 - beta2, group["lr"] / (1 - beta1**step), 1 / math.sqrt(1 - beta2**step)]
+        scalars += [group["eps"], 1 - group["lr"] * group["weight_decay"]]
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        numbers = torch.tensor(scalars, dtype=exact, device=weight.device)
         rows = _rows(weight)
         kept = [state[name] for name in ("m", "v", "m_scale", "v_scale") if name in state]
         tensors = [rows, grad.reshape(rows.shape), *(_rows(_local(value)) for value in kept)]
@@ -151,10 +150,10 @@ def _update_bytes(
 
 def _adamw(w_RL: Tensor, grad_RL: Tensor, m: Tensor, v: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """w (1 - rate decay) - rate m' / (sqrt(v') + eps), m' and v' being freed of their start at zero."""
-    beta1, beta2, rate, unbias, eps, keep = numbers.unbind()
+    beta1, rest1, beta2, rest2, rate, unbias, eps, keep = numbers.unbind()
     g = grad_RL.to(numbers.dtype)
-    m = m * beta1 + g * (1 - beta1)
-    v = v * beta2 + g * g * (1 - beta2)
+    m = m * beta1 + g * rest1
+    v = v * beta2 + g * g * rest2
     return m, v, w_RL.to(numbers.dtype) * keep - rate * m / (v.sqrt() * unbias + eps)
 
 

@@ -1,4 +1,4 @@
-"""What the backward pass takes from memory and what it computes again: the expert branches, where nearly all of it is."""
+"""What the backward pass computes again instead of keeping it: the expert branches, where nearly all of it is."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ def recompute(model: RingMoE, what: Recompute) -> RingMoE:
 
     Attention is never done again. To be called before a model is laid over ranks, and once.
     """
-    for block in model.blocks() if what != "nothing" else []:
-        chosen = {"context_fn": partial(create_selective_checkpoint_contexts, _policy)} if what == "activations" else {}
-        block.experts.forward = partial(checkpoint, block.experts.forward, use_reentrant=False, **chosen)  # type: ignore[method-assign]
+    if what == "nothing":
+        return model
+    again: Any = partial(checkpoint, use_reentrant=False)
+    if what == "activations":
+        again = partial(again, context_fn=partial(create_selective_checkpoint_contexts, _policy))
+    for block in model.blocks():
+        block.experts.forward = partial(again, block.experts.forward)  # type: ignore[method-assign]
     return model
 
 

@@ -56,7 +56,7 @@ def save(
     folder
         Of all states of the run; one that every rank sees.
     module
-        What is trained: parameters, buffers, and extra states that are tensors (random states).
+        What is trained: its parameters and buffers are kept.
     record
         JSON kept beside them, as losses so far.
 
@@ -134,8 +134,6 @@ def restore(kept: Kept, module: nn.Module, optimiser: torch.optim.Optimizer) -> 
         optimiser.state[parameter] = {key.rsplit("|", 1)[1]: tensor for key, tensor in fresh.items()}
     _check(kept.folder, wanted, found)
     dcp.load(wanted, storage_reader=reader, no_dist=not dist.is_initialized())
-    for name, holder in _holders(module):
-        holder.set_extra_state(wanted[name])
 
 
 def _name(step: int) -> str:
@@ -163,8 +161,10 @@ def _finish(partial: Path, final: Path, told: dict[str, Any]) -> None:
     for path in partial.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    shutil.rmtree(final, ignore_errors=True)
-    partial.replace(final)
+    if final.exists():  # of the same step of the same run: nothing is gained, and for a moment none would be whole
+        shutil.rmtree(partial)
+    else:
+        partial.replace(final)
     for path in final.parent.glob("step-*"):
         if path != final:
             shutil.rmtree(path, ignore_errors=True)
@@ -185,20 +185,13 @@ def _module_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield MODULE + name, value.detach()
 
 
-def _holders(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Modules with an extra state, by the name it is kept under."""
-    for name, part in module.named_modules():
-        if type(part).get_extra_state is not nn.Module.get_extra_state:
-            yield f"{MODULE}{name}{'.' if name else ''}_extra_state", part
-
-
 def _trained(module: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[tuple[str, nn.Parameter]]:
     held = {id(p) for group in optimiser.param_groups for p in group["params"]}
     return ((name, p) for name, p in module.named_parameters() if id(p) in held)
 
 
 def _like(parameter: nn.Parameter, entry: TensorStorageMetadata) -> Tensor:
-    """Room for a moment: laid over the ranks as its parameter is where it has as many axes, else whole on every rank."""
+    """Room for a moment: laid over the ranks as its parameter where it has as many axes, else whole on every rank."""
     dtype = entry.properties.dtype
     if isinstance(parameter, DTensor) and len(entry.size) == parameter.ndim:
         mesh, placements = parameter.device_mesh, parameter.placements

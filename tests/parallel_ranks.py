@@ -101,15 +101,9 @@ def fitted(folder: Path | None, batches: int, layout: Layout | None, moments: Mo
         steps=8, warmup=2, threads=1, keep_in=None if folder is None else str(folder), keep_every=4, moments=moments
     )
     found: list[float] = []
+    listen = lambda step: found.append(step.loss)  # noqa: E731
     with suppress(TrainingError):
-        fit(
-            module,
-            lambda _: (loss_of(), {}),
-            [0] * batches,
-            config,
-            size=lambda _: 1,
-            on_step=lambda s: found.append(s.loss),
-        )
+        fit(module, lambda _: (loss_of(), {}), [0] * batches, config, size=lambda _: 1, on_step=listen)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Many ranks equal one: the trunk sharded, the experts spread, both; and a state kept on two goes on on one and four."""
+"""Many ranks equal one: trunk sharded, experts spread, both; a state kept on two ranks goes on on one and four."""
 
 from __future__ import annotations
 
