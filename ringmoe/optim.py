@@ -4,7 +4,7 @@ Whatever does not fit its format is rounded stochastically: up or down with the 
 a change smaller than half a step would be lost for ever: weights would stop, and a second moment that decays by a
 thousandth a step would never fall. Loshchilov & Hutter, Decoupled Weight Decay Regularization, ICLR 2019; Dettmers
 et al., 8-bit Optimizers via Block-wise Quantization, ICLR 2022.
-Shape legend: R row, L last axis of a parameter, N block of a row, K number in a block.
+Shape legend: R block of a parameter, K number in a block.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHUNK = 1 << 24
 """Numbers updated at once, which bounds what is held beside the model: about 12 such chunks of float32."""
 
 FIRST_LEVELS, FIRST_POWER = 127, 3
-"""A first moment is sign * scale * (level / 127)^3: 2.4 % between levels at the top, 5e-7 of the scale at the bottom."""
+"""A first moment is sign * scale * (level / 127)^3: levels lie 2.4 % apart at the top; the lowest is 5e-7."""
 
 SECOND_LEVELS, SECOND_POWER = 255, 4
 """A second moment is scale * (level / 255)^4, never level 0, so that no step is divided by nothing."""
@@ -89,15 +89,17 @@ class LeanAdamW(torch.optim.Optimizer):
         scalars += [group["eps"], 1 - group["lr"] * group["weight_decay"]]
         exact = torch.promote_types(weight.dtype, torch.float32)
         numbers = torch.tensor(scalars, dtype=exact, device=weight.device)
-        rows = _rows(weight)
-        kept = [state[name] for name in ("m", "v", "m_scale", "v_scale") if name in state]
-        tensors = [rows, grad.reshape(rows.shape), *(_rows(_local(value)) for value in kept)]
-        key = _key(self.seed, step, index)
-        update = self._in_bytes if "m_scale" in state else self._in_floats
-        each = max(1, CHUNK // rows.shape[1])
-        for start in range(0, len(rows), each):
-            first = torch.tensor(start * rows.shape[1], device=weight.device)
-            update(*(tensor[start : start + each] for tensor in tensors), numbers, key, first)
+        kept = [_local(state[name]) for name in ("m", "v", "m_scale", "v_scale") if name in state]
+        block = _block(parameter) if "m_scale" in state else 1
+        tensors = [_blocks(tensor, block) for tensor in (weight, grad.contiguous(), *kept[:2])]
+        tensors += [_blocks(scale, 1) for scale in kept[2:]]
+        update, key, each = (
+            self._in_bytes if block > 1 else self._in_floats,
+            _key(self.seed, step, index),
+            CHUNK // block,
+        )
+        for start in range(0, len(tensors[0]), each):
+            update(*(tensor[start : start + each] for tensor in tensors), numbers, key + start * block)
 
     def _begin(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Moments of zero, laid over the ranks as their parameter is."""
@@ -112,49 +114,46 @@ class LeanAdamW(torch.optim.Optimizer):
         return {"step": step, "m": _beside(parameter, last, dtype), "v": _beside(parameter, last, dtype)}
 
 
-def _update_floats(
-    w_RL: Tensor, grad_RL: Tensor, m_RL: Tensor, v_RL: Tensor, numbers: Tensor, key: int, first: Tensor
-) -> None:
+def _update_floats(w_RK: Tensor, grad_RK: Tensor, m_RK: Tensor, v_RK: Tensor, numbers: Tensor, offset: int) -> None:
     """One step of a chunk whose moments are floats."""
-    odds_RL, more_RL = _dither(w_RL, key, first)
-    m, v, w = _adamw(w_RL, grad_RL, m_RL.to(numbers.dtype), v_RL.to(numbers.dtype), numbers)
-    m_RL.copy_(rounded(m, m_RL.dtype, odds_RL >> 16))
-    v_RL.copy_(rounded(v, v_RL.dtype, more_RL & 0xFFFF))
-    w_RL.copy_(rounded(w, w_RL.dtype, odds_RL & 0xFFFF))
+    odds_RK, more_RK = _dither(w_RK, offset)
+    m, v, w = _adamw(w_RK, grad_RK, m_RK.to(numbers.dtype), v_RK.to(numbers.dtype), numbers)
+    m_RK.copy_(rounded(m, m_RK.dtype, odds_RK >> 16))
+    v_RK.copy_(rounded(v, v_RK.dtype, more_RK & 0xFFFF))
+    w_RK.copy_(rounded(w, w_RK.dtype, odds_RK & 0xFFFF))
 
 
 def _update_bytes(
-    w_RL: Tensor,
-    grad_RL: Tensor,
-    m_RL: Tensor,
-    v_RL: Tensor,
-    m_scale_RN: Tensor,
-    v_scale_RN: Tensor,
+    w_RK: Tensor,
+    grad_RK: Tensor,
+    m_RK: Tensor,
+    v_RK: Tensor,
+    m_scale_R1: Tensor,
+    v_scale_R1: Tensor,
     numbers: Tensor,
-    key: int,
-    first: Tensor,
+    offset: int,
 ) -> None:
     """One step of a chunk whose moments are bytes."""
-    odds_RL, more_RL = _dither(w_RL, key, first)
-    m = unpacked(m_RL, m_scale_RN, FIRST_LEVELS, FIRST_POWER)
-    v = unpacked(v_RL, v_scale_RN, SECOND_LEVELS, SECOND_POWER)
-    m, v, w = _adamw(w_RL, grad_RL, m, v, numbers)
-    levels, scale = packed(m, m_scale_RN.shape[1], FIRST_LEVELS, FIRST_POWER, odds_RL >> 16)
-    m_RL.copy_(levels)
-    m_scale_RN.copy_(scale)
-    levels, scale = packed(v, v_scale_RN.shape[1], SECOND_LEVELS, SECOND_POWER, more_RL & 0xFFFF)
-    v_RL.copy_(levels.clamp(min=1))
-    v_scale_RN.copy_(scale)
-    w_RL.copy_(rounded(w, w_RL.dtype, odds_RL & 0xFFFF))
+    odds_RK, more_RK = _dither(w_RK, offset)
+    m = unpacked(m_RK, m_scale_R1, FIRST_LEVELS, FIRST_POWER)
+    v = unpacked(v_RK, v_scale_R1, SECOND_LEVELS, SECOND_POWER)
+    m, v, w = _adamw(w_RK, grad_RK, m, v, numbers)
+    levels, scale = packed(m, FIRST_LEVELS, FIRST_POWER, odds_RK >> 16)
+    m_RK.copy_(levels)
+    m_scale_R1.copy_(scale)
+    levels, scale = packed(v, SECOND_LEVELS, SECOND_POWER, more_RK & 0xFFFF)
+    v_RK.copy_(levels.clamp(min=1))
+    v_scale_R1.copy_(scale)
+    w_RK.copy_(rounded(w, w_RK.dtype, odds_RK & 0xFFFF))
 
 
-def _adamw(w_RL: Tensor, grad_RL: Tensor, m: Tensor, v: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _adamw(w_RK: Tensor, grad_RK: Tensor, m: Tensor, v: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """w (1 - rate decay) - rate m' / (sqrt(v') + eps), m' and v' being freed of their start at zero."""
     beta1, rest1, beta2, rest2, rate, unbias, eps, keep = numbers.unbind()
-    g = grad_RL.to(numbers.dtype)
+    g = grad_RK.to(numbers.dtype)
     m = m * beta1 + g * rest1
     v = v * beta2 + g * g * rest2
-    return m, v, w_RL.to(numbers.dtype) * keep - rate * m / (v.sqrt() * unbias + eps)
+    return m, v, w_RK.to(numbers.dtype) * keep - rate * m / (v.sqrt() * unbias + eps)
 
 
 def rounded(x: Tensor, dtype: torch.dtype, odds: Tensor) -> Tensor:
@@ -165,33 +164,31 @@ def rounded(x: Tensor, dtype: torch.dtype, odds: Tensor) -> Tensor:
     return (bits & -65536).view(torch.float32).to(torch.bfloat16)
 
 
-def packed(x_RL: Tensor, blocks: int, levels: int, power: int, odds_RL: Tensor) -> tuple[Tensor, Tensor]:
-    """Signed levels, float (R, L), and scales (R, N): x is sign * scale * (level / levels)^power in the mean.
+def packed(x_RK: Tensor, levels: int, power: int, odds_RK: Tensor) -> tuple[Tensor, Tensor]:
+    """Signed levels, float (R, K), and a scale a block (R, 1): x is sign * scale * (level / levels)^power in the mean.
 
-    `odds_RL`, uniform in 0..65535, says which of the two nearest levels is taken; its mean is x.
+    `odds_RK`, uniform in 0..65535, says which of the two nearest levels is taken; its mean is x.
     """
-    x_RNK = x_RL.view(len(x_RL), blocks, -1)
-    scale_RN = x_RNK.abs().amax(-1)
-    share_RNK = x_RNK.abs() / scale_RN.clamp(min=torch.finfo(x_RL.dtype).tiny)[..., None]
-    low_RNK = (share_RNK.pow(1 / power) * levels).floor().clamp(max=levels - 1)
-    below, above = (low_RNK / levels).pow(power), ((low_RNK + 1) / levels).pow(power)
-    chance_RNK = (share_RNK - below) / (above - below)
-    drawn_RNK = (odds_RL.view_as(x_RNK).to(x_RL.dtype) + 0.5) / 65536
-    level_RNK = low_RNK + (drawn_RNK < chance_RNK).to(x_RL.dtype)
-    return (level_RNK * x_RNK.sign()).view_as(x_RL), scale_RN
+    scale_R1 = x_RK.abs().amax(-1, keepdim=True)
+    share_RK = x_RK.abs() / scale_R1.clamp(min=torch.finfo(x_RK.dtype).tiny)
+    low_RK = (share_RK.pow(1 / power) * levels).floor().clamp(max=levels - 1)
+    below_RK, above_RK = (low_RK / levels).pow(power), ((low_RK + 1) / levels).pow(power)
+    chance_RK = (share_RK - below_RK) / (above_RK - below_RK)
+    level_RK = low_RK + ((odds_RK.to(x_RK.dtype) + 0.5) / 65536 < chance_RK).to(x_RK.dtype)
+    return level_RK * x_RK.sign(), scale_R1
 
 
-def unpacked(level_RL: Tensor, scale_RN: Tensor, levels: int, power: int) -> Tensor:
-    """sign * scale * (level / levels)^power, (R, L)."""
-    share_RNK = (level_RL.to(scale_RN.dtype) / levels).view(*scale_RN.shape, -1)
-    return (share_RNK.sign() * share_RNK.abs().pow(power) * scale_RN[..., None]).view_as(level_RL)
+def unpacked(level_RK: Tensor, scale_R1: Tensor, levels: int, power: int) -> Tensor:
+    """sign * scale * (level / levels)^power, (R, K)."""
+    share_RK = level_RK.to(scale_R1.dtype) / levels
+    return share_RK.sign() * share_RK.abs().pow(power) * scale_R1
 
 
-def _dither(w_RL: Tensor, key: int, first: Tensor) -> tuple[Tensor, Tensor]:
-    """Two draws of 32 bits for every number, int64 (R, L): a hash of its place, so that devices and chunks agree."""
-    place_RL = (torch.arange(w_RL.numel(), device=w_RL.device) + first).view_as(w_RL)
-    odds_RL = _hash((place_RL + key) & 0xFFFFFFFF)
-    return odds_RL, _hash(odds_RL ^ 0x2545F491)
+def _dither(w_RK: Tensor, offset: int) -> tuple[Tensor, Tensor]:
+    """Two draws of 32 bits for every number, int64 (R, K): a hash of its place, so that devices and chunks agree."""
+    place_RK = (torch.arange(w_RK.numel(), device=w_RK.device) + offset).view_as(w_RK)
+    odds_RK = _hash(place_RK & 0xFFFFFFFF)
+    return odds_RK, _hash(odds_RK ^ 0x2545F491)
 
 
 def _hash(x: Tensor) -> Tensor:
@@ -215,8 +212,9 @@ def _local(tensor: Any) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    return tensor.view(-1, tensor.shape[-1] if tensor.ndim else 1)
+def _blocks(tensor: Tensor, block: int) -> Tensor:
+    """A view (R, K): one shape for all parameters of a kind, so that a fused update is compiled for few."""
+    return tensor.view(-1, block)
 
 
 def _block(parameter: nn.Parameter) -> int:

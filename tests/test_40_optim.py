@@ -33,12 +33,12 @@ def test_a_byte_keeps_the_mean_over_six_orders_of_magnitude(levels, power, dtype
     x = x if dtype == torch.uint8 else x * torch.tensor([1.0, -1.0]).repeat(128)
     draws = []
     for i in range(DRAWS):
-        level, scale = packed(x, 1, levels, power, odds(x.shape, i))
+        level, scale = packed(x, levels, power, odds(x.shape, i))
         draws.append(unpacked(level.to(dtype), scale, levels, power))
     mean, spread = torch.stack(draws).mean(0), torch.stack(draws).std(0)
     apart = power / levels * x.abs() ** (1 - 1 / power) + levels**-power  # of two levels, about
     assert ((mean - x).abs() <= 5 * spread / DRAWS**0.5 + 10 * apart / DRAWS).all()
-    assert ((draws[0] - x).abs() <= 1.2 * apart).all()
+    assert ((draws[0] - x).abs() <= 2 * apart).all()
     assert torch.allclose(draws[0].abs().max(), x.abs().max(), rtol=1e-6)
 
 
@@ -105,7 +105,7 @@ def test_the_second_moment_falls_by_a_thousandth_a_step(states):
 def test_equal_seeds_give_equal_bits_whatever_the_chunk(monkeypatch):
     """Another seed rounds otherwise; smaller chunks change nothing."""
     one, other = regression("8bit", torch.bfloat16)[1], regression("8bit", torch.bfloat16, seed=1)[1]
-    monkeypatch.setattr(optim, "CHUNK", 64 * 7)
+    monkeypatch.setattr(optim, "CHUNK", 64 * 5)
     assert torch.equal(regression("8bit", torch.bfloat16)[1], one)
     assert not torch.equal(one, other)
 
