@@ -214,9 +214,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="timed steps, after two that are not")
     parser.add_argument("--states", choices=["8bit", "bfloat16"], default="8bit", help="AdamW's moments")
     parser.add_argument("--recompute", choices=["nothing", "activations", "branches"], default="branches")
-    parser.add_argument(
-        "--compile", action="store_true", help="compile the blocks; the update is on CUDA always"
-    )
+    parser.add_argument("--compile", action="store_true", help="compile the blocks; the update is on CUDA always")
     plan = planned(parser.parse_args())
     whole = plan.config == presets.giant()
     head = {
