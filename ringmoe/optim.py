@@ -99,7 +99,8 @@ class LeanAdamW(torch.optim.Optimizer):
             CHUNK // block,
         )
         for start in range(0, len(tensors[0]), each):
-            update(*(tensor[start : start + each] for tensor in tensors), numbers, key + start * block)
+            chunk = (tensor[start : start + each].data for tensor in tensors)  # no views, or each would be compiled
+            update(*chunk, numbers, key + start * block)
 
     def _begin(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Moments of zero, laid over the ranks as their parameter is."""
