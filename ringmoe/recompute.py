@@ -35,5 +35,8 @@ _COSTLY = {"mm", "addmm", "bmm", "grouped_mm", "_grouped_mm", "all_to_all_single
 
 
 def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    name = operator._schema.name.rsplit("::", 1)[-1] if isinstance(operator, torch._ops.OpOverload) else ""
+    """Keep what is costly; what writes into a tensor it was given must be done again, or that tensor stays empty."""
+    if not isinstance(operator, torch._ops.OpOverload) or operator._schema.is_mutable:
+        return CheckpointPolicy.PREFER_RECOMPUTE
+    name = operator._schema.name.rsplit("::", 1)[-1]
     return CheckpointPolicy.MUST_SAVE if name in _COSTLY else CheckpointPolicy.PREFER_RECOMPUTE

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -114,18 +115,24 @@ def test_a_state_kept_on_two_ranks_goes_on_on_four(two, kept, tmp_path):
     assert four["half"] == pytest.approx(losses(torch.float64, 3, config=UNEVEN), rel=1e-7)
 
 
-class _Mesh(dict):
-    """As much of a device mesh as the check of its size asks for."""
+@dataclass(frozen=True)
+class Ranks:
+    """As much of a device mesh as the check of its size asks for: more ranks than one machine should start."""
 
-    def __init__(self, ranks: int) -> None:
-        super().__init__(experts=torch.empty(ranks))
+    ranks: int
+
+    def __getitem__(self, name: str) -> Ranks:
+        return self
+
+    def size(self) -> int:
+        return self.ranks
 
 
 @pytest.mark.parametrize(("ranks", "why"), [(21, "more ranks than experts"), (8, "A rank would be without experts")])
 def test_ranks_that_would_hold_no_expert_are_refused(ranks, why):
     """The message lists the numbers of ranks that 20 experts can be shared by."""
     with pytest.raises(ConfigError, match=why) as caught:
-        spread(RingMoE(CONFIG, CONTRACT), _Mesh(ranks))
+        spread(RingMoE(CONFIG, CONTRACT), Ranks(ranks))
     assert "one of 1, 2, 3, 4, 5, 7, 10, 20 ranks" in str(caught.value)
 
 

