@@ -163,7 +163,7 @@ def fit(
 
 
 def _optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    groups = _groups(module, config.weight_decay)
+    groups = parameter_groups(module, config.weight_decay)
     if config.moments == "float32":
         return torch.optim.AdamW(groups, lr=config.rate, betas=config.betas, fused=True)
     fused = device_of(module).type == "cuda"
@@ -272,7 +272,7 @@ def _next(source: Iterator[T], index: int, config: TrainConfig) -> T:
 _UNDECAYED = ("bias", "norm", "scale", "token", "no_data", "b1_", "b2_")
 
 
-def _groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Parameters that decay and those that do not, by the ranks they lie on, each in the module's order."""
     routers = {id(p) for m in module.modules() if isinstance(m, Router) for p in m.parameters()}
     found: dict[tuple[Any, bool], list[nn.Parameter]] = {}

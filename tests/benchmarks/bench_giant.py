@@ -23,7 +23,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from ringmoe import presets  # noqa: E402
 from ringmoe.backbone import RingMoE, RingMoEConfig  # noqa: E402
-from ringmoe.loop import _groups  # noqa: E402
+from ringmoe.loop import parameter_groups  # noqa: E402
 from ringmoe.masking import mask_batch  # noqa: E402
 from ringmoe.modality import Chips, Modality  # noqa: E402
 from ringmoe.moe import Router  # noqa: E402
@@ -141,7 +141,7 @@ def training(plan: Plan, model: RingMoE, objective: Objective) -> dict[str, Any]
     parameters = list(both.parameters())
     moments: Any = plan.states
     fused = plan.compiled or plan.device.type == "cuda"
-    optimiser = LeanAdamW(_groups(both, 0.05), lr=3e-4, states=moments, compiled=fused)
+    optimiser = LeanAdamW(parameter_groups(both, 0.05), lr=3e-4, states=moments, compiled=fused)
     found: dict[str, list[float]] = {"forward_s": [], "backward_s": [], "update_s": [], "loss": []}
 
     def update() -> None:
