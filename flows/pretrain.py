@@ -50,7 +50,7 @@ def make(folder: Path, cubes: Sequence[ItemRef], request: PretrainRequest, where
     used = [datasets[i] for i in measured.used]
     torch.manual_seed(request.seed)
     model = RingMoE(shape, measured.contract).to(device())
-    objective = MaskedModelling(Objective(model), seed=request.seed).to(device())
+    objective = MaskedModelling(Objective(model)).to(device())
     sampler = ChipSampler(
         used,
         measured.contract,
@@ -60,7 +60,7 @@ def make(folder: Path, cubes: Sequence[ItemRef], request: PretrainRequest, where
         seed=request.seed,
     )
     config = recipe_of(request, where)
-    history = train(model, objective, sampler.stream(), config, on_step=told("pretrain", request.steps))
+    history = train(model, objective, sampler.stream, config, on_step=told("pretrain", request.steps))
     edge = max(1, min(10, len(history.loss) // 4))
     provenance = {
         "step": "pretrain",

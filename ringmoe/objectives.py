@@ -129,24 +129,23 @@ class Objective(nn.Module):
 class MaskedModelling(nn.Module):
     """SimMIM as one loss of a model and a batch: hide units, let the model guess, score the guess.
 
+    Masks are drawn from torch's own random state on the CPU, which the training loop sets anew for every step.
+
     Parameters
     ----------
     objective
         Its decoders are trained with the model.
     share
         Share of 32 px units hidden.
-    seed
-        Masks are a function of it and of how many batches have come.
     """
 
-    def __init__(self, objective: Objective, *, share: float = SHARE, seed: int = 0) -> None:
+    def __init__(self, objective: Objective, *, share: float = SHARE) -> None:
         super().__init__()
         self.objective, self.share = objective, share
-        self._generator = torch.Generator().manual_seed(seed)
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch and its named terms."""
-        masks = mask_batch(batch, generator=self._generator, share=self.share)
+        masks = mask_batch(batch, generator=torch.default_generator, share=self.share)
         masks = {m: mask.to(batch[m].pixels_BCHW.device) for m, mask in masks.items()}
         terms = self.objective(model(batch, masks), batch, masks)
         return terms.total, terms.values

@@ -19,7 +19,7 @@ __all__ = ["History", "Step", "TrainConfig", "adapt", "distil", "fit", "pretrain
 def pretrain(
     model: nn.Module,
     objective: Callable[[nn.Module, Batch], Loss],
-    batches: Iterable[Batch],
+    batches: Iterable[Batch] | Callable[[int], Iterable[Batch]],
     config: TrainConfig,
     on_step: Callable[[Step], None] | None = None,
 ) -> History:
@@ -32,7 +32,7 @@ def pretrain(
     objective
         Loss and terms of one batch; its own parameters, where it is a module, are trained too.
     batches
-        At least `config.steps` of them.
+        At least `config.steps` of them, or a function of the step to begin with that gives them.
 
     Raises
     ------
@@ -64,7 +64,7 @@ class Task(Protocol):
 
 def adapt(
     task: Task,
-    batches: Iterable[tuple[Chips, Tensor]],
+    batches: Iterable[tuple[Chips, Tensor]] | Callable[[int], Iterable[tuple[Chips, Tensor]]],
     config: TrainConfig,
     *,
     freeze: bool = False,
@@ -103,7 +103,7 @@ def adapt(
 def distil(
     student: nn.Module,
     teacher: nn.Module,
-    batches: Iterable[Batch],
+    batches: Iterable[Batch] | Callable[[int], Iterable[Batch]],
     config: TrainConfig,
     on_step: Callable[[Step], None] | None = None,
 ) -> History:

@@ -1,24 +1,16 @@
-"""Pruning: what is kept answers as before, what is folded in is what was measured; and many ranks equal one."""
+"""Pruning: what is kept answers as before, and what is folded in is what was measured."""
 
 from __future__ import annotations
 
-import os
-import socket
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from ringmoe import presets
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.errors import PruneError
-from ringmoe.masking import mask_batch
 from ringmoe.modality import Chips, Modality
-from ringmoe.objectives import Objective
-from ringmoe.parallel import shard, shard_module, summed_over_ranks
 from ringmoe.prune import integrate, keep_collaborative, keep_experts, profile, slice_modalities
 
 CONTRACT = presets.paper_contract()
@@ -209,54 +201,3 @@ def test_what_cannot_be_pruned_is_refused():
         integrate(model, usage, "magic")  # type: ignore[arg-type]
     with pytest.raises(PruneError, match="no measured pixel"):
         profile(model, [])
-
-
-def losses(rank: int, ranks: int, port: int, steps: int = 3) -> list[float]:
-    """Train on one fixed batch of four images per modality, each rank on its part; losses are of the whole batch."""
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    model = RingMoE(CONFIG, CONTRACT)
-    summed = None
-    if ranks > 1:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        dist.init_process_group("gloo", rank=rank, world_size=ranks, timeout=timedelta(seconds=90))
-        summed = summed_over_ranks()
-    objective = Objective(model, summed=summed)
-    if ranks > 1:
-        mesh = dist.device_mesh.init_device_mesh("cpu", (ranks,))
-        shard(model, mesh)
-        shard_module(objective, mesh)
-    whole = batch_of(*TWO, count=4)
-    whole[Modality.MS].valid_BHW[3] = False
-    masks = mask_batch(whole, generator=torch.Generator().manual_seed(0))
-    mine = slice(rank * 4 // ranks, (rank + 1) * 4 // ranks)
-    batch = {m: Chips(c.pixels_BCHW[mine], c.valid_BHW[mine]) for m, c in whole.items()}
-    masks = {m: mask[mine] for m, mask in masks.items()}
-    optimiser = torch.optim.SGD([*model.parameters(), *objective.parameters()], lr=0.05)
-    found = []
-    for _ in range(steps):
-        optimiser.zero_grad()
-        loss = objective(model(batch, masks), batch, masks).total
-        loss.backward()
-        optimiser.step()
-        found.append(loss.item())
-    if ranks > 1:
-        dist.destroy_process_group()
-    return found
-
-
-def _rank(rank: int, ranks: int, port: int, results: mp.SimpleQueue) -> None:
-    results.put(losses(rank, ranks, port))
-
-
-def test_two_ranks_with_sharded_parameters_lose_what_one_process_loses():
-    """Within 1e-4 over three steps, although the ranks hold unequal numbers of valid pixels."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(_rank, args=(2, port, results), nprocs=2)
-    alone = losses(0, 1, port)
-    assert alone[-1] < alone[0]
-    for _ in range(2):
-        assert results.get() == pytest.approx(alone, rel=1e-4)
