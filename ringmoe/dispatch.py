@@ -122,6 +122,15 @@ def runs_of(slots_X: Tensor, count: int, dtype: torch.dtype) -> list[Run]:
     return runs
 
 
+def _places(slots_X: Tensor, runs: list[Run], count: int) -> Tensor:
+    """Padded rows of the routed tokens sorted by slot."""
+    shifts = [0] * count
+    for run in runs:
+        shifts[run.expert] = run.place.start - run.sorted.start
+    place_X = torch.arange(len(slots_X), device=slots_X.device)
+    return place_X + torch.tensor(shifts, device=slots_X.device)[slots_X]
+
+
 class _ExpertByExpert(torch.autograd.Function):
     """Both layers of an expert on its rows, fetched and worked on while they are in the cache.
 
@@ -131,10 +140,10 @@ class _ExpertByExpert(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_TC: Tensor, slots_KT: Tensor, *weights: Tensor) -> Tensor:
         w1_ECH, b1_EH, w2_EHC, b2_EC = weights
-        order_X = torch.sort(slots_KT.flatten(), stable=True).indices
-        runs = runs_of(slots_KT.flatten(), len(w1_ECH), x_TC.dtype)
-        fetch, cast = _Fetch(runs), _Cast(x_TC.dtype)
-        token_X, place_X = order_X % len(x_TC), torch.empty_like(order_X)
+        slots_X, order_X = torch.sort(slots_KT.flatten(), stable=True)
+        runs = runs_of(slots_X, len(w1_ECH), x_TC.dtype)
+        fetch, cast, token_X = _Fetch(runs), _Cast(x_TC.dtype), order_X % max(len(x_TC), 1)
+        place_X = torch.empty_like(order_X).scatter_(0, order_X, _places(slots_X, runs, len(w1_ECH)))
         h_PH = x_TC.new_empty(runs[-1].place.stop if runs else 0, w1_ECH.shape[2])
         a_PH, y_PC = torch.empty_like(h_PH), x_TC.new_empty(len(h_PH), w2_EHC.shape[2])
         for run in runs:
@@ -142,7 +151,6 @@ class _ExpertByExpert(torch.autograd.Function):
             torch.addmm(cast(b1_EH, e), fetch(x_TC, token_X, run), cast(w1_ECH, e), out=h_RH)
             torch.ops.aten.gelu.out(h_RH, out=a_RH)
             torch.addmm(cast(b2_EC, e), a_RH, cast(w2_EHC, e), out=y_PC[run.place])
-            place_X[order_X[run.sorted]] = torch.arange(run.place.start, run.place.start + run.rows)
         ctx.runs = runs
         ctx.save_for_backward(x_TC, order_X, place_X, h_PH, a_PH, *weights)
         return y_PC.index_select(0, place_X)
@@ -151,7 +159,7 @@ class _ExpertByExpert(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x_TC, order_X, place_X, h_PH, a_PH, w1_ECH, b1_EH, w2_EHC, b2_EC = ctx.saved_tensors
-        runs, token_X, g_XC = ctx.runs, order_X % len(x_TC), grads[0].contiguous()
+        runs, token_X, g_XC = ctx.runs, order_X % max(len(x_TC), 1), grads[0].contiguous()
         fetch_x, fetch_g, cast = _Fetch(runs), _Fetch(runs), _Cast(x_TC.dtype)
         g_PC = x_TC.new_empty(len(h_PH), x_TC.shape[1])
         d_w1, d_b1, d_w2, d_b2 = (_grad_of(w, runs) for w in (w1_ECH, b1_EH, w2_EHC, b2_EC))
