@@ -9,7 +9,7 @@ import xarray as xr
 
 from catalog.sensors import CBERS_4A, GAOFEN_3, LANDSAT, SENTINEL_1, SENTINEL_2, WORLDVIEW, Band, Quality, Sensor
 from ringmoe.contract import LOG_FLOOR
-from ringmoe.data import EQUAL_MIX, PAPER_MIX, ChipSampler, Crop, Labelled, LabelledSampler, chips_from
+from ringmoe.data import EQUAL_MIX, PAPER_MIX, ChipSampler, Crop, Labelled, LabelledSampler, Reading, chips_from
 from ringmoe.errors import ContractError, DataError
 from ringmoe.measure import measure_contract
 from ringmoe.modality import Modality
@@ -213,7 +213,9 @@ def test_looks_too_large_for_memory_give_the_same_chips():
     """Reading chip by chip and keeping whole looks draw the same batch."""
     cubes = four_cubes()
     contract = measure_contract(cubes).contract
-    kept, read = (ChipSampler(cubes, contract, batch=8, crop=Crop(32, room_bytes=n)) for n in (1 << 28, 0))
+    kept, read = (
+        ChipSampler(cubes, contract, batch=8, crop=Crop(32, reading=Reading(room_bytes=n))) for n in (1 << 28, 0)
+    )
     assert batches_equal(kept.batch(2), read.batch(2))
 
 
