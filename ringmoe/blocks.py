@@ -14,7 +14,7 @@ import numpy as np
 
 from ringmoe.bands import band_specs
 from ringmoe.errors import DataError
-from ringmoe.pictures import BLOCK_PX, READ_ERRORS, Lost, Source, blocks_of
+from ringmoe.pictures import BLOCK_PX, READ_ERRORS, Lost, Source, blocks_of, reason
 
 Pixels: TypeAlias = tuple[np.ndarray, np.ndarray]
 """(C, h, w) float32 and validity (h, w)."""
@@ -166,5 +166,5 @@ class Blocks:
         except READ_ERRORS as error:
             picture = source.pictures[block.picture]
             corner = f" row {block.rows.start} column {block.columns.start}" if block.pixels < picture.pixels else ""
-            self.losses.add(Lost(picture.name + corner, f"{type(error).__name__}: {error}"))
+            self.losses.add(Lost(picture.name + corner, reason(error)))
             return None

@@ -15,7 +15,10 @@ import numpy as np
 
 from ringmoe.errors import DataError
 from ringmoe.modality import BandSpec, Modality
-from ringmoe.pictures import READ_ERRORS, Lost, Picture, Place
+from ringmoe.pictures import READ_ERRORS, Lost, Picture, Place, reason
+
+STRICT = {"GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE", "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
+"""Without these GDAL (3.10) gives a damaged JPEG as grey, and a PNG cut short as whatever the memory held, in silence."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".jp2")
 """Of the files that a folder is searched for."""
@@ -97,7 +100,7 @@ class ImageSource:
 
         window = Window.from_slices(rows, columns)
         channels = list(range(1, len(self.kind.bands) + 1))
-        with rasterio.open(self.files[picture]) as image:
+        with rasterio.Env(**STRICT), rasterio.open(self.files[picture]) as image:
             counts = image.read(channels, window=window)
             valid = image.dataset_mask(window=window) > 0
         if self.kind.nodata is not None:
@@ -137,7 +140,7 @@ def open_images(files: str | Path | Sequence[str | Path], kind: ImageKind) -> li
         try:
             found = _opened(path, kind)
         except READ_ERRORS as error:
-            lost.append(Lost(str(path), f"{type(error).__name__}: {error}"))
+            lost.append(Lost(str(path), reason(error)))
             continue
         group = opened.setdefault((found.gsd_m, found.dtype), ([], []))
         group[0].append(path)

@@ -94,12 +94,10 @@ class CubeSource:
     def pictures(self) -> Sequence[Picture]:
         """One per look."""
         place, days = _place(self.cube.attrs.get("geobox")), _days(self.cube)
-        tile = str(self.cube.attrs.get("tile", "cube"))
+        name = " ".join(str(self.cube.attrs[key]) for key in ("sensor", "tile") if self.cube.attrs.get(key))
         size = (int(self.cube.sizes["y"]), int(self.cube.sizes["x"]))
-        return tuple(
-            Picture(tile if day is None else f"{tile} {np.datetime64(int(day), 'D')}", *size, place, day)
-            for day in days
-        )
+        dates = ["" if day is None else f" {np.datetime64(int(day), 'D')}" for day in days]
+        return tuple(Picture(name + date, *size, place, day) for date, day in zip(dates, days, strict=True))
 
     def read(self, picture: int, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (C, h, w) and validity (h, w) of a rectangle of one look."""

@@ -61,6 +61,12 @@ class Lost(NamedTuple):
     """What the reader said."""
 
 
+def reason(error: Exception) -> str:
+    """What a reader said, in one line: GDAL says it in the exception before the last."""
+    said = error.__cause__ or error
+    return f"{type(said).__name__}: {said}"
+
+
 class Source(Protocol):
     """Pictures of one sensor: equal bands, quantity, units and pixel size."""
 

@@ -31,7 +31,8 @@ def window_side(rng: np.random.Generator, side: int, scale: tuple[float, float],
 def resampled(pixels_CHW: np.ndarray, valid_HW: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """A square window as a chip of another number of pixels over the same ground.
 
-    Each pixel is the mean of those around it, weighted by a triangle as wide as the larger of both pixels; pixels that
+    Each pixel is the mean of those around it, weighted by a triangle as wide as the larger of both pixels, balanced
+    about the new pixel's centre; pixels that
     are not valid do not count, and a pixel with less than half of its weight valid is none.
 
     Parameters
@@ -64,13 +65,19 @@ def nearest(labels_HW: np.ndarray, side: int) -> np.ndarray:
 
 
 def taps(length: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which of `length` pixels each of `side` pixels is the mean of, and their weights, which add up to 1; (S, K)."""
+    """Which of `length` pixels each of `side` pixels is the mean of, and their weights, both (S, K).
+
+    Weights add up to 1 and, but at the edges, have their centre at the pixel's: what is linear stays so.
+    """
     ratio = length / side
     reach = max(1.0, ratio)
     centre_S = (np.arange(side) + 0.5) * ratio - 0.5
     steps_K = np.arange(-math.ceil(reach), math.ceil(reach) + 1)
     index_SK = np.rint(centre_S)[:, None].astype(np.int64) + steps_K
-    weight_SK = np.maximum(0.0, 1 - np.abs(index_SK - centre_S[:, None]) / reach)
+    off_SK = index_SK - centre_S[:, None]
+    weight_SK = np.maximum(0.0, 1 - np.abs(off_SK) / reach)
+    first_S1, second_S1 = ((weight_SK * off_SK**n).sum(axis=1, keepdims=True) for n in (1, 2))
+    weight_SK *= 1 - off_SK * first_S1 / np.maximum(second_S1, 1e-12)  # a triangle cut into pixels leans to one side
     weight_SK[(index_SK < 0) | (index_SK >= length)] = 0.0
     weight_SK /= weight_SK.sum(axis=1, keepdims=True)
     return np.clip(index_SK, 0, length - 1), weight_SK.astype(np.float32)
