@@ -18,7 +18,7 @@ from ringmoe.modality import BandSpec, Modality
 from ringmoe.pictures import READ_ERRORS, Lost, Picture, Place, reason
 
 STRICT = {"GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE", "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
-"""Without these GDAL (3.10) gives a damaged JPEG as grey, and a PNG cut short as whatever the memory held, in silence."""
+"""Without these GDAL 3.x gives a damaged JPEG as grey, and a PNG cut short as whatever the memory held, in silence."""
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".jp2")
 """Of the files that a folder is searched for."""

@@ -48,10 +48,10 @@ def resampled(pixels_CHW: np.ndarray, valid_HW: np.ndarray, side: int) -> tuple[
         float32, NaN where no valid pixel is near; bool.
     """
     index_SK, weight_SK = taps(valid_HW.shape[-1], side)
-    weight_HW = valid_HW.astype(np.float32)
-    filled_CHW = np.where(valid_HW, pixels_CHW, np.float32(0))
-    total_SS = _along_both(weight_HW[None], index_SK, weight_SK)[0]
-    sums_CSS = _along_both(filled_CHW, index_SK, weight_SK)
+    if valid_HW.all():
+        return _along_both(pixels_CHW, index_SK, weight_SK), np.ones((side, side), dtype=bool)
+    total_SS = _along_both(valid_HW[None].astype(np.float32), index_SK, weight_SK)[0]
+    sums_CSS = _along_both(np.where(valid_HW, pixels_CHW, np.float32(0)), index_SK, weight_SK)
     with np.errstate(invalid="ignore", divide="ignore"):
         found_CSS = np.where(total_SS > 1e-6, sums_CSS / total_SS, np.float32(np.nan))
     return found_CSS.astype(np.float32), total_SS >= 0.5 - 1e-6
@@ -84,12 +84,19 @@ def taps(length: int, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _along_both(x_CHW: np.ndarray, index_SK: np.ndarray, weight_SK: np.ndarray) -> np.ndarray:
-    """Weighted sums along rows, then columns; tap by tap, so that the bits depend on no library's threads."""
-    rows_CSW = sum(x_CHW[:, index_SK[:, k]] * weight_SK[:, k, None] for k in range(index_SK.shape[1]))
-    assert isinstance(rows_CSW, np.ndarray)
-    columns_CSS = sum(rows_CSW[:, :, index_SK[:, k]] * weight_SK[:, k] for k in range(index_SK.shape[1]))
-    assert isinstance(columns_CSS, np.ndarray)
-    return columns_CSS
+    """Weighted sums along rows, then columns."""
+    return _along(_along(x_CHW, index_SK, weight_SK[:, :, None], axis=1), index_SK, weight_SK, axis=2)
+
+
+def _along(x: np.ndarray, index_SK: np.ndarray, weight: np.ndarray, axis: int) -> np.ndarray:
+    """Tap by tap, so that the bits depend on no library's threads; `take` and products leave Python's lock."""
+    total = np.take(x, index_SK[:, 0], axis=axis, mode="clip")
+    total *= weight[:, 0]
+    for k in range(1, index_SK.shape[1]):
+        part = np.take(x, index_SK[:, k], axis=axis, mode="clip")
+        part *= weight[:, k]
+        total += part
+    return total
 
 
 class Orientation:
