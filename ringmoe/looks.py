@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -106,7 +106,7 @@ class CubeSource:
 
 def sources_of(cubes: Cubes) -> list[Source]:
     """Cubes as sources; sources stay what they are."""
-    return [cube if hasattr(cube, "pictures") else CubeSource(cube) for cube in cubes]
+    return [cast(Source, cube) if hasattr(cube, "pictures") else CubeSource(cast("xr.Dataset", cube)) for cube in cubes]
 
 
 def _place(grid: Mapping[str, Any] | None) -> Place | None:
