@@ -22,7 +22,7 @@ from ringmoe.measure import measure_contract
 from ringmoe.objectives import MaskedModelling, Objective
 from ringmoe.train import pretrain as train
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 
 
 def draft(cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> Draft:

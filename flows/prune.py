@@ -28,7 +28,7 @@ from ringmoe.train import adapt as fine_tune
 from ringmoe.train import distil
 from ringmoe.usage import profile
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 PROFILE_BATCHES = 8
 """Batches over which experts are counted."""

@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
 from catalog.sensors import USABLE
+from ringmoe.pictures import Lost, Picture, Place, Source
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    Cubes: TypeAlias = Sequence[xr.Dataset | Source]
 
 
 def open_cubes(uris: Sequence[str]) -> list[xr.Dataset]:
@@ -68,28 +70,56 @@ def look(cube: xr.Dataset, time: int) -> xr.Dataset:
     return cube.isel(time=time) if "time" in cube.sizes else cube
 
 
-@dataclass
-class Looks:
-    """Looks of a list of cubes as arrays, the most recently used ones kept in memory."""
+class CubeSource:
+    """The looks of a cube, or a composite, as pictures.
 
-    cubes: Sequence[xr.Dataset]
-    """The cubes, of one modality."""
-    room_bytes: int
-    """Memory for whole looks; a look larger than that is read chip by chip."""
-    kept: OrderedDict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=OrderedDict)
-    """Whole looks by (cube, time)."""
+    Parameters
+    ----------
+    cube
+        `data` (time, band, y, x) or (band, y, x), float32 or complex64; `quality` beside it where there is one.
+    """
 
-    def crop(self, cube: int, time: int, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+    mapped = False
+    lost: Sequence[Lost] = ()
+
+    def __init__(self, cube: xr.Dataset) -> None:
+        self.cube = cube
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """Of the cube."""
+        return self.cube.attrs
+
+    @cached_property
+    def pictures(self) -> Sequence[Picture]:
+        """One per look."""
+        place, days = _place(self.cube.attrs.get("geobox")), _days(self.cube)
+        name = " ".join(str(self.cube.attrs[key]) for key in ("sensor", "tile") if self.cube.attrs.get(key))
+        size = (int(self.cube.sizes["y"]), int(self.cube.sizes["x"]))
+        dates = ["" if day is None else f" {np.datetime64(int(day), 'D')}" for day in days]
+        return tuple(Picture(name + date, *size, place, day) for date, day in zip(dates, days, strict=True))
+
+    def read(self, picture: int, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
         """Pixels (C, h, w) and validity (h, w) of a rectangle of one look."""
-        piece = look(self.cubes[cube], time)
-        size = piece["data"].nbytes
-        if size > self.room_bytes:
-            return chips_from(piece.isel(y=rows, x=columns))
-        key = (cube, time)
-        if key not in self.kept:
-            self.kept[key] = chips_from(piece)
-            while sum(p.nbytes for p, _ in self.kept.values()) > self.room_bytes:
-                self.kept.popitem(last=False)
-        self.kept.move_to_end(key)
-        pixels, valid = self.kept[key]
-        return pixels[:, rows, columns], valid[rows, columns]
+        return chips_from(look(self.cube, picture).isel(y=rows, x=columns))
+
+
+def sources_of(cubes: Cubes) -> list[Source]:
+    """Cubes as sources; sources stay what they are."""
+    return [cast(Source, cube) if hasattr(cube, "pictures") else CubeSource(cast("xr.Dataset", cube)) for cube in cubes]
+
+
+def _place(grid: Mapping[str, Any] | None) -> Place | None:
+    """Where a cube's attribute geobox says; None where that is nowhere or not parallel to the axes."""
+    if grid is None:
+        return None
+    a, b, left, d, e, top = (float(v) for v in grid["affine"])
+    square = abs(b) + abs(d) <= 1e-12 and abs(a + e) <= 1e-9 * abs(a) and a > 0
+    return Place(str(grid["crs"]), left, top, a) if square else None
+
+
+def _days(cube: xr.Dataset) -> list[float | None]:
+    if "time" not in cube.coords:
+        return [None] * times(cube)
+    since = np.atleast_1d(cube["time"].values).astype("datetime64[us]") - np.datetime64(0, "us")
+    return [float(span / np.timedelta64(1, "D")) for span in since]

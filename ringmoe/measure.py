@@ -1,4 +1,4 @@
-"""What the cubes at hand hold, measured: cubes to a data contract."""
+"""What the cubes and images at hand hold, measured: pixels to a data contract."""
 
 # Shape suffixes: C channels, N pixels.
 
@@ -14,11 +14,12 @@ from catalog.sensors import SENSORS
 from ringmoe.bands import band_specs
 from ringmoe.contract import LOG_FLOOR, DataContract, InputContract
 from ringmoe.errors import DataError
-from ringmoe.looks import chips_from, look, times
+from ringmoe.looks import sources_of
 from ringmoe.modality import Modality
+from ringmoe.pictures import READ_ERRORS, Source
 
 if TYPE_CHECKING:
-    import xarray as xr
+    from ringmoe.looks import Cubes
 
 Transform = Literal["identity", "log"]
 
@@ -49,9 +50,9 @@ class Measured:
 
 
 def measure_contract(
-    cubes: Sequence[xr.Dataset], *, described: bool = False, seed: int = 0, windows: int = 64, window_px: int = 128
+    cubes: Cubes, *, described: bool = False, seed: int = 0, windows: int = 64, window_px: int = 128
 ) -> Measured:
-    """The contract of a list of cubes: per modality, what its leading cube holds and the statistics of all like it.
+    """The contract of cubes or folders of images: per modality, what its leader holds and the statistics of all alike.
 
     The cube with the most pixels leads its modality. Reflectance is taken as it is; SAR-L2 power as its natural
     logarithm (speckle is multiplicative, so its logarithm has one spread everywhere); complex channels have mean zero
@@ -60,14 +61,15 @@ def measure_contract(
     Parameters
     ----------
     cubes
-        In the schema of `catalog.cube`.
+        In the schema of `catalog.cube`, or other sources of pictures; what cannot be read is left out.
     described
         Take further sensors of a modality too, each with its own statistics, where quantity and units are the
         leader's and every band says what it is: for the spectral embedding.
     seed
         Of the windows drawn from cubes too large to read whole.
     windows, window_px
-        How many windows of which side are read per look at most; statistics are over their usable pixels.
+        How many windows of which side are read per look at most, and of how many looks or images, times four;
+        statistics are over their usable pixels.
 
     Raises
     ------
@@ -81,24 +83,29 @@ def measure_contract(
             enough="one cube",
             todo="ingest some scenes first",
         )
+    sources = sources_of(cubes)
     inputs: dict[Modality, InputContract] = {}
     also: list[InputContract] = []
     used: list[int] = []
     left_out: list[LeftOut] = []
     for modality in Modality:
-        mine = [i for i, c in enumerate(cubes) if c.attrs["modality"] == modality.value]
-        mine.sort(key=lambda i: (-int(cubes[i]["data"].size), i))
-        groups, reasons = _groups(cubes, mine, described)
+        mine = [i for i, source in enumerate(sources) if source.attrs["modality"] == modality.value]
+        mine.sort(key=lambda i: (-_values(sources[i]), i))
+        groups, reasons = _groups(sources, mine, described)
         left_out += [LeftOut(i, reasons[i]) for i in sorted(reasons)]
         used += [i for group in groups for i in group]
-        entries = [_input_contract(modality, [cubes[i] for i in group], seed, windows, window_px) for group in groups]
+        entries = [_input_contract(modality, [sources[i] for i in group], seed, windows, window_px) for group in groups]
         if entries:
             inputs[modality] = entries[0]
             also += entries[1:]
     return Measured(DataContract(inputs, tuple(also), described), tuple(sorted(used)), tuple(left_out))
 
 
-def _groups(cubes: Sequence[xr.Dataset], mine: list[int], described: bool) -> tuple[list[list[int]], dict[int, str]]:
+def _values(source: Source) -> int:
+    return sum(picture.pixels for picture in source.pictures) * len(source.attrs["bands"])
+
+
+def _groups(cubes: Sequence[Source], mine: list[int], described: bool) -> tuple[list[list[int]], dict[int, str]]:
     """Cubes of one modality, largest first, by the entry of the contract they share; and why others share none."""
     groups: list[list[int]] = []
     reasons: dict[int, str] = {}
@@ -139,10 +146,9 @@ def _quantity_difference(leader: Mapping[str, Any], other: Mapping[str, Any]) ->
 
 
 def _input_contract(
-    modality: Modality, cubes: Sequence[xr.Dataset], seed: int, windows: int, window_px: int
+    modality: Modality, cubes: Sequence[Source], seed: int, windows: int, window_px: int
 ) -> InputContract:
     attrs = cubes[0].attrs
-    is_complex = np.iscomplexobj(cubes[0]["data"])
     transform: Transform = "log" if modality is Modality.SAR_L2 else "identity"
     rng = np.random.default_rng([seed, list(Modality).index(modality)])
     pieces_CN = [_transformed(p, transform) for c in cubes for p in _usable(c, rng, windows, window_px) if p.size]
@@ -153,7 +159,7 @@ def _input_contract(
             enough="one look that is not all cloud or no-data",
             todo="choose clearer scenes or a longer period",
         )
-    mean, std = _moments(pieces_CN, is_complex)
+    mean, std = _moments(pieces_CN, is_complex=modality is Modality.SAR_L1)
     gsd = [float(c.attrs["gsd_m"]) for c in cubes]
     return InputContract(
         modality=modality,
@@ -169,19 +175,27 @@ def _input_contract(
     )
 
 
-def _usable(cube: xr.Dataset, rng: np.random.Generator, windows: int, window_px: int) -> list[np.ndarray]:
-    """Usable pixels, (C, N) each, of every look: the whole of it where it is small, windows drawn at random else."""
-    height, width = int(cube.sizes["y"]), int(cube.sizes["x"])
+def _usable(source: Source, rng: np.random.Generator, windows: int, window_px: int) -> list[np.ndarray]:
+    """Usable pixels, (C, N) each, of every look: the whole of it where it is small, windows drawn at random else.
+
+    Of very many looks or images, four times `windows` are drawn.
+    """
     out = []
-    for time in range(times(cube)):
-        whole = look(cube, time)
+    chosen: Sequence[int] = range(len(source.pictures))
+    if len(chosen) > 4 * windows:
+        chosen = np.sort(rng.choice(len(chosen), 4 * windows, replace=False)).tolist()
+    for number in chosen:
+        height, width = source.pictures[number].height, source.pictures[number].width
         if height * width <= windows * window_px**2:
-            pieces = [whole]
+            pieces = [(slice(0, height), slice(0, width))]
         else:
             corners = rng.integers([max(height - window_px, 0) + 1, max(width - window_px, 0) + 1], size=(windows, 2))
-            pieces = [whole.isel(y=slice(y, y + window_px), x=slice(x, x + window_px)) for y, x in corners]
-        for piece in pieces:
-            pixels, valid = chips_from(piece)
+            pieces = [(slice(y, y + window_px), slice(x, x + window_px)) for y, x in corners]
+        for rows, columns in pieces:
+            try:
+                pixels, valid = source.read(number, rows, columns)
+            except READ_ERRORS:
+                continue
             out.append(pixels[:, valid])
     return out
 
@@ -191,7 +205,7 @@ def _transformed(pixels: np.ndarray, transform: Transform) -> np.ndarray:
     return pixels if transform == "identity" else np.log(np.maximum(pixels, 0) + LOG_FLOOR)
 
 
-def _moments(pieces_CN: Sequence[np.ndarray], is_complex: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _moments(pieces_CN: Sequence[np.ndarray], *, is_complex: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
     count = sum(p.shape[1] for p in pieces_CN)
     if is_complex:
         power = np.sum([(p.astype(np.float64) ** 2).sum(axis=1) for p in pieces_CN], axis=0) / count

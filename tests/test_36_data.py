@@ -6,58 +6,14 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from noise_cubes import batches_equal, cube_of, four_cubes
 
-from catalog.sensors import CBERS_4A, GAOFEN_3, LANDSAT, SENTINEL_1, SENTINEL_2, WORLDVIEW, Band, Quality, Sensor
+from catalog.sensors import CBERS_4A, GAOFEN_3, LANDSAT, SENTINEL_1, SENTINEL_2, Quality
 from ringmoe.contract import LOG_FLOOR
-from ringmoe.data import EQUAL_MIX, PAPER_MIX, ChipSampler, Crop, Labelled, LabelledSampler, chips_from
+from ringmoe.data import EQUAL_MIX, PAPER_MIX, ChipSampler, Crop, Labelled, LabelledSampler, Reading, chips_from
 from ringmoe.errors import ContractError, DataError
 from ringmoe.measure import measure_contract
 from ringmoe.modality import Modality
-
-
-def cube_of(
-    sensor: Sensor, size: int = 96, n_times: int = 2, n_bands: int = 3, seed: int = 0, gsd_m: float = 10.0
-) -> xr.Dataset:
-    """A cube in the schema of catalog.cube: noise whose level tells band and time apart."""
-    rng = np.random.default_rng(seed)
-    bands = sensor.bands[:n_bands]
-    shape = (n_times, len(bands), size, size)
-    if sensor.law == "complex-amplitude":
-        values = (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
-    elif sensor.law == "backscatter":
-        values = rng.gamma(4.0, 0.025, shape).astype(np.float32)
-    else:
-        values = (0.1 * np.arange(1, len(bands) + 1)[:, None, None] + 0.02 * rng.normal(size=shape)).astype(np.float32)
-    return xr.Dataset(
-        {
-            "data": (("time", "band", "y", "x"), values),
-            "quality": (("time", "y", "x"), np.full((n_times, size, size), Quality.CLEAR, np.uint8)),
-        },
-        attrs={
-            "sensor": sensor.id,
-            "modality": sensor.modality,
-            "quantity": next(iter(sensor.quantities.values())),
-            "units": sensor.units,
-            "gsd_m": gsd_m,
-            "bands": [described(b) for b in bands],
-            "tile": f"{sensor.id}-{seed}",
-        },
-    )
-
-
-def described(band: Band) -> dict[str, object]:
-    keys = ("name", "common_name", "centre_nm", "width_nm", "frequency_ghz", "polarisation", "gsd_m")
-    return {k: getattr(band, k) for k in keys}
-
-
-def four_cubes() -> list[xr.Dataset]:
-    return [cube_of(s, seed=i) for i, s in enumerate((WORLDVIEW, SENTINEL_2, GAOFEN_3, SENTINEL_1))]
-
-
-def batches_equal(a, b) -> bool:
-    return a.keys() == b.keys() and all(
-        torch.equal(a[m].pixels_BCHW, b[m].pixels_BCHW) and torch.equal(a[m].valid_BHW, b[m].valid_BHW) for m in a
-    )
 
 
 def test_a_complex_band_becomes_its_real_and_imaginary_channel():
@@ -213,7 +169,9 @@ def test_looks_too_large_for_memory_give_the_same_chips():
     """Reading chip by chip and keeping whole looks draw the same batch."""
     cubes = four_cubes()
     contract = measure_contract(cubes).contract
-    kept, read = (ChipSampler(cubes, contract, batch=8, crop=Crop(32, room_bytes=n)) for n in (1 << 28, 0))
+    kept, read = (
+        ChipSampler(cubes, contract, batch=8, crop=Crop(32, reading=Reading(room_bytes=n))) for n in (1 << 28, 0)
+    )
     assert batches_equal(kept.batch(2), read.batch(2))
 
 

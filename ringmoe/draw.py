@@ -1,0 +1,233 @@
+"""Chips drawn from pictures of one list of bands, labels beside them where there are any."""
+
+# Shape suffixes: B chips, C channels, H rows, W columns.
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ringmoe.bands import band_specs, places
+from ringmoe.blocks import Blocks, Losses, Reading
+from ringmoe.contract import DataContract
+from ringmoe.errors import DataError
+from ringmoe.modality import BandSpec, Chips, Modality
+from ringmoe.pictures import Source, blocks_of
+from ringmoe.vary import SCALED, Orientation, nearest, resampled, window_side
+
+Key = tuple[int, ...]
+"""What a draw is a function of: seed, step and so on."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """How chips are cut."""
+
+    chip_px: int = 64
+    """Side of a chip in pixels."""
+    least_usable: float = 0.3
+    """Least share of usable pixels; a chip with less is drawn again."""
+    attempts: int = 100
+    """Draws for one chip before giving up."""
+    turns: bool = False
+    """Turn chips by quarters, beside mirroring them; complex radar never."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Least and greatest factor of the pixel size, as in (0.7, 1.4); radar stays as it is."""
+    reading: Reading = field(default_factory=Reading)
+    """How pixels come from the disk."""
+
+
+class _Drawn(NamedTuple):
+    """One chip of side s."""
+
+    pixels: np.ndarray
+    """(C, s, s)."""
+    valid: np.ndarray
+    """(s, s)."""
+    labels: np.ndarray | None
+    """(s, s)."""
+    gsd_m: float
+    """Of its pixels."""
+
+
+class _Round(NamedTuple):
+    """The blocks that are drawn from for some steps."""
+
+    blocks: np.ndarray
+    """Their numbers."""
+    reach: np.ndarray
+    """Sum of their pixels up to each."""
+
+
+class Drawer:
+    """Draws chips of sources of one list of bands; what is drawn is a function of the key given alone.
+
+    Parameters
+    ----------
+    bands
+        What the chips say of their bands; nothing for the contract's.
+    labels
+        One label raster for each source, on the grid of its pictures.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        bands: tuple[BandSpec, ...],
+        labels: Sequence[np.ndarray] | None,
+        crop: Crop,
+        losses: Losses,
+    ) -> None:
+        self.sources, self.bands, self.labels, self.crop = sources, bands, labels, crop
+        self.modality = Modality(sources[0].attrs["modality"])
+        self._gsd_m = [float(source.attrs["gsd_m"]) for source in sources]
+        self._blocks = Blocks(sources, crop.reading.room_bytes, losses)
+        self._sizes = np.array([block.pixels for block in self._blocks.all], dtype=np.float64)
+        self.pixels = float(self._sizes.sum())
+        self._bytes = np.array([self._blocks.size(number) for number in range(len(self._sizes))])
+        self._all = _round_of(np.arange(len(self._sizes)), self._sizes)
+        self._is_whole = self._bytes.sum() <= crop.reading.round_bytes or all(source.mapped for source in sources)
+        self._rounds: dict[Key, _Round] = {}
+
+    def chips(self, key: Key, step: int, count: int) -> tuple[Chips, np.ndarray | None]:
+        """So many chips as a batch, and their labels, (B, s, s), where there are any; the i-th a function of key and i.
+
+        Raises
+        ------
+        DataError
+            When no draw finds a chip with enough usable pixels.
+        """
+        group = self._round(key[0], step // self.crop.reading.round_steps)
+        drawn = [self._draw(np.random.default_rng([*key, i]), group) for i in range(count)]
+        pixels_BCHW = torch.from_numpy(np.stack([d.pixels for d in drawn]))
+        valid_BHW = torch.from_numpy(np.stack([d.valid for d in drawn]))
+        gsd_B = torch.tensor([d.gsd_m for d in drawn]) if self.bands else None
+        labels = None if self.labels is None else np.stack([d.labels for d in drawn if d.labels is not None])
+        return Chips(pixels_BCHW, valid_BHW, self.bands, gsd_B), labels
+
+    def warm(self, seed: int, step: int) -> None:
+        """Read the blocks of the next round that are due at this step: all are there when it begins."""
+        if self._is_whole:
+            return
+        number, at = divmod(step, self.crop.reading.round_steps)
+        coming = self._round(seed, number + 1).blocks
+        first, last = (len(coming) * i // self.crop.reading.round_steps for i in (at, at + 1))
+        for block in coming[first:last]:
+            self._blocks.warm(int(block))
+
+    def _round(self, seed: int, number: int) -> _Round:
+        """Blocks of one round, drawn by their pixels without repetition; all of them where they are few."""
+        if self._is_whole:
+            return self._all
+        key = (seed, number)
+        known = self._rounds.get(key)
+        if known is not None:
+            return known
+        room = int(self.crop.reading.round_bytes // self._bytes.max())
+        rng = np.random.default_rng([seed, number, list(Modality).index(self.modality)])
+        share = self._sizes / self.pixels
+        chosen = rng.choice(len(share), size=min(max(room, 1), len(share)), replace=False, p=share)
+        found = _round_of(chosen, self._sizes)
+        if len(self._rounds) > 3:
+            self._rounds.pop(next(iter(self._rounds)), None)
+        self._rounds[key] = found
+        return found
+
+    def _draw(self, rng: np.random.Generator, group: _Round) -> _Drawn:
+        side = self.crop.chip_px
+        for attempt in range(self.crop.attempts):
+            if attempt == self.crop.attempts // 2:
+                group = self._all  # the round may be one cloud
+            place = np.searchsorted(group.reach, rng.random() * group.reach[-1], side="right")
+            found = self._window(rng, int(group.blocks[min(place, len(group.blocks) - 1)]))
+            if found is None:
+                continue
+            useful = found.valid if found.labels is None else found.valid & (found.labels > 0)
+            if useful.sum() >= self.crop.least_usable * useful.size:
+                return _laid(Orientation(rng, self._may_turn), _of_side(found, side))
+        lost = len(self._blocks.losses.list)
+        raise DataError(
+            "chips that are all no-data",
+            item=f"{sum(len(s.pictures) for s in self.sources)} pictures of {self.modality.value}, "
+            f"{self.crop.attempts} chips of {side} px tried" + (f", {lost} blocks unreadable" if lost else ""),
+            enough=f"a chip with {self.crop.least_usable:.0%} of its pixels usable"
+            + ("" if self.labels is None else " and labelled"),
+            todo="choose clearer scenes or a longer period, or accept chips with fewer usable pixels",
+        )
+
+    @property
+    def _may_turn(self) -> bool:
+        return self.crop.turns and self.modality is not Modality.SAR_L1
+
+    def _window(self, rng: np.random.Generator, number: int) -> _Drawn | None:
+        """A window of a block, not yet of the chip's side where its scale varies; None where it cannot be read."""
+        block = self._blocks.all[number]
+        picture = self.sources[block.source].pictures[block.picture]
+        side = self.crop.chip_px
+        if self.modality in SCALED and self.crop.scale != (1.0, 1.0):
+            side = window_side(rng, side, self.crop.scale, min(picture.height, picture.width))
+        y0 = _start(rng, block.rows, side, picture.height)
+        x0 = _start(rng, block.columns, side, picture.width)
+        rows, columns = (slice(a, min(a + side, n)) for a, n in ((y0, picture.height), (x0, picture.width)))
+        got = self._blocks.crop(number, rows, columns)
+        if got is None:
+            return None
+        labels = None if self.labels is None else pad(self.labels[block.source][rows, columns], side, 0)
+        gsd_m = self._gsd_m[block.source] * side / self.crop.chip_px
+        return _Drawn(pad(got[0], side, np.nan), pad(got[1], side, False), labels, gsd_m)
+
+
+def _round_of(blocks: np.ndarray, sizes: np.ndarray) -> _Round:
+    return _Round(blocks, np.cumsum(sizes[blocks]))
+
+
+def _start(rng: np.random.Generator, span: slice, side: int, length: int) -> int:
+    """Where a window begins: within the block, and where that is too short as near to it as the picture allows."""
+    start = int(rng.integers(span.start, max(span.start, span.stop - side) + 1))
+    return max(0, min(start, length - side))
+
+
+def pad(values: np.ndarray, side: int, fill: float | bool) -> np.ndarray:
+    """The values, (..., h, w), with rows and columns added up to a side."""
+    missing = (side - values.shape[-2], side - values.shape[-1])
+    if missing == (0, 0):
+        return values
+    return np.pad(values, [(0, 0)] * (values.ndim - 2) + [(0, n) for n in missing], constant_values=fill)
+
+
+def _of_side(window: _Drawn, side: int) -> _Drawn:
+    if window.valid.shape[-1] == side:
+        return window
+    labels = None if window.labels is None else nearest(window.labels, side)
+    return _Drawn(*resampled(window.pixels, window.valid, side), labels, window.gsd_m)
+
+
+def _laid(way: Orientation, chip: _Drawn) -> _Drawn:
+    """The same way for pixels, mask and labels."""
+    labels = None if chip.labels is None else way(chip.labels)
+    return _Drawn(way(chip.pixels), way(chip.valid), labels, chip.gsd_m)
+
+
+def bands_of(contract: DataContract, attrs: Mapping[str, Any]) -> tuple[BandSpec, ...]:
+    """What a source's chips say of their bands: nothing where the contract knows one list only; else as a sensor of it.
+
+    Two satellites of a mission differ by a few nm: their bands go by the contract's names and wavelengths.
+    """
+    if not contract.described:
+        return ()
+    own = band_specs(attrs)
+    for entry in contract.sensors(Modality(attrs["modality"])):
+        rows = places(own, entry.bands)
+        if rows is not None:
+            return entry.at(rows).bands
+    return own
+
+
+def losses_of(sources: Sequence[Source], reading: Reading) -> Losses:
+    """Blocks counted, and what is lost from the start; DataError when that is too much."""
+    lost = [each for source in sources for each in source.lost]
+    return Losses(len(blocks_of(sources)) + len(lost), reading.most_lost, lost)
