@@ -195,7 +195,7 @@ class RingMoE(nn.Module):
             block += depth
         self.merges, self.stages = nn.ModuleList(merges), nn.ModuleList(stages)
         self.norm = nn.LayerNorm(config.dim * 8)
-        self.apply(_init_linear)
+        self.apply(init_linear)
 
     @classmethod
     def from_tensors(cls, config: RingMoEConfig, contract: DataContract, tensors: Mapping[str, Tensor]) -> RingMoE:
@@ -348,7 +348,8 @@ def _pyramids(levels: list[tuple[Tensor, tuple[Span, ...]]]) -> dict[Modality, t
     return {m: tuple(maps) for m, maps in found.items()}
 
 
-def _init_linear(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
+    """Start of a linear layer, as published."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -40,6 +40,6 @@ def mask_batch(batch: Batch, *, generator: torch.Generator, share: float = SHARE
     return masks
 
 
-def visible_units(masked_BHW: Tensor) -> Tensor:
-    """Units that are not masked, as numbers of B x H x W that ascend, long; a mask on a CPU gives them without waiting."""
-    return (~masked_BHW).flatten().nonzero()[:, 0]
+def units_of(mask_BHW: Tensor) -> Tensor:
+    """Where a mask is True, as numbers of B x H x W that ascend, long; a mask on a CPU tells without waiting."""
+    return mask_BHW.flatten().nonzero()[:, 0]

@@ -36,7 +36,7 @@ class Places(NamedTuple):
 
     @classmethod
     def of(cls, chips: Chips, unit_X: Tensor | None) -> Places:
-        """Of the units that are visible, `ringmoe.masking.visible_units`; of all of them where that is None.
+        """Of the units given, as by `ringmoe.masking.units_of` their mask; of all of them where that is None.
 
         Raises
         ------
@@ -51,8 +51,8 @@ class Places(NamedTuple):
             raise InputError(
                 "What is visible are no units of these chips",
                 item=f"{len(unit_X)} units, chips of {units}",
-                enough=f"whole numbers from 0 to {units - 1} that ascend, one at least",
-                todo="take them from the chips' own mask with visible_units",
+                enough=f"whole numbers from 0 to {units - 1} that ascend",
+                todo="take them from the chips' own mask with units_of",
             )
         return cls(len(chips), rows, cols, unit_X.to(device, non_blocking=True))
 
@@ -161,6 +161,6 @@ class _Gathered(torch.autograd.Function):
 
 
 def _ascends(unit_X: Tensor, units: int) -> bool:
-    if unit_X.ndim != 1 or not len(unit_X) or unit_X.dtype != torch.long:
+    if unit_X.ndim != 1 or unit_X.dtype != torch.long:
         return False
-    return bool(unit_X[0] >= 0) and bool(unit_X[-1] < units) and bool((unit_X.diff() > 0).all())
+    return bool(((unit_X >= 0) & (unit_X < units)).all()) and bool((unit_X.diff() > 0).all())
