@@ -33,11 +33,6 @@ class Windows(NamedTuple):
     shift: tuple[int, int]
     """By how much the map is rolled."""
 
-    @property
-    def slots(self) -> int:
-        """Places in all windows of a map."""
-        return self.grid[0] * self.win[0] * self.grid[1] * self.win[1]
-
 
 class WindowAttention(nn.Module):
     """Multi-head cosine attention inside (shifted) windows.
@@ -79,7 +74,8 @@ class WindowAttention(nn.Module):
             qkv_BHWC = F.pad(qkv_BHWC, (0, 0, 0, pad[1], 0, pad[0]))
         if any(shift):
             qkv_BHWC = torch.roll(qkv_BHWC, (-shift[0], -shift[1]), (1, 2))
-        y_nhND = self.attend(_windows(qkv_BHWC, win, grid), windows)
+        qkv_nNC = _windows(qkv_BHWC, win, grid)
+        y_nhND = self.attend(qkv_nNC, self._bias(windows, len(qkv_nNC), qkv_nNC.dtype))
         y_BHWC = _unwindows(y_nhND, batch, win, grid)
         if any(shift):
             y_BHWC = torch.roll(y_BHWC, shift, (1, 2))
@@ -88,29 +84,30 @@ class WindowAttention(nn.Module):
     def windows(self, rows: int, cols: int) -> Windows:
         """How a map of so many tokens is cut."""
         win = (min(self.window, rows), min(self.window, cols))
-        down, across = (side // 2 if self.shifted and n > side else 0 for side, n in zip(win, (rows, cols), strict=True))
+        down, across = (
+            side // 2 if self.shifted and n > side else 0 for side, n in zip(win, (rows, cols), strict=True)
+        )
         return Windows((rows, cols), win, (-(-rows // win[0]), -(-cols // win[1])), (down, across))
 
     def queries_keys_values(self, x_C: Tensor) -> Tensor:
         """Projections of tokens, (..., 3 C); keys have no bias."""
         return F.linear(x_C, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
 
-    def attend(self, qkv_nNC: Tensor, windows: Windows, hidden_nN: Tensor | None = None) -> Tensor:
-        """Attention within windows laid one after the other, (n, h, N, D); what is hidden, bool, is no key."""
+    def attend(self, qkv_nNC: Tensor, bias_nhNN: Tensor) -> Tensor:
+        """Cosine attention of windows laid one after the other, (n, h, N, D), with what is added to the logits."""
         count, tokens, width = qkv_nNC.shape
         q, k, v = qkv_nNC.view(count, tokens, 3, self.heads, width // 3 // self.heads).permute(2, 0, 3, 1, 4)
         scale_h11 = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp().to(q.dtype)
-        bias_hNN = self.position_bias(windows.win).to(q.dtype)
-        mask_nNN = _mask(windows, q.dtype, q.device)
-        if mask_nNN is None:
-            bias = bias_hNN[None]
-        else:
-            per_image = bias_hNN[None] + mask_nNN[:, None]
-            bias = per_image.repeat(count // len(mask_nNN), 1, 1, 1)
-        if hidden_nN is not None:
-            bias = bias + hidden_nN[:, None, None].to(q.dtype) * (torch.finfo(q.dtype).min / 4)
         q, k = F.normalize(q, dim=-1) * scale_h11, F.normalize(k, dim=-1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias_nhNN, scale=1.0)
+
+    def _bias(self, windows: Windows, count: int, dtype: torch.dtype) -> Tensor:
+        """Position bias of so many windows, and what no query may see: (n, h, N, N), n = 1 where all are alike."""
+        bias_1hNN = self.position_bias(windows.win).to(dtype)[None]
+        mask_nNN = _mask(windows, dtype, bias_1hNN.device)
+        if mask_nNN is None:
+            return bias_1hNN
+        return (bias_1hNN + mask_nNN[:, None]).repeat(count // len(mask_nNN), 1, 1, 1)
 
     def position_bias(self, win: tuple[int, int]) -> Tensor:
         """Continuous relative position bias of a window, (h, N, N), between 0 and 16."""

@@ -136,10 +136,7 @@ class Block(nn.Module):
     def forward(
         self, x_TC: Tensor, spans: tuple[Span, ...], groups: TokenGroups, places: tuple[Places, ...] = ()
     ) -> tuple[Tensor, Routing]:
-        """Tokens in, tokens out; attention sees one image at a time, the experts the whole mixed batch.
-
-        Where `places` are given, spans are units, and places say where their tokens stand in the images.
-        """
+        """Tokens in, tokens out; attention sees one image, experts the whole batch; spans with `places` are units."""
         if places:
             parts = x_TC.split([len(p.index_X) for p in places])
             attended = [attend(self.attention, x_XC, p) for x_XC, p in zip(parts, places, strict=True)]
@@ -240,9 +237,8 @@ class RingMoE(nn.Module):
         masked
             bool (B, H/32, W/32) by modality, True where the model must guess; a modality left out is seen whole.
         visible
-            Another way to mask: the units of all B x H/32 x W/32 that are computed at all, long and ascending, by
-            modality; a modality left out is seen whole. Others have no tokens: they are no keys, and features there
-            are 0. Where all are visible, features are those without a mask.
+            Instead of masks: the units of B x H/32 x W/32 that are computed at all, by modality, long, ascending, on
+            the CPU where nothing is to wait; a modality left out is seen whole. Features of the others are 0.
 
         Returns
         -------
@@ -258,7 +254,7 @@ class RingMoE(nn.Module):
                 spans = tuple(s._replace(rows=s.rows // 2, cols=s.cols // 2) for s in spans)
                 counted = [F.max_pool2d(c[:, None].float(), 2)[:, 0] > 0 for c in counted]
             groups = self._groups(spans, counted)
-            places = joined([p.finer(8 >> stage) for p in units])
+            places = joined([unit.finer(8 >> stage) for unit in units])
             for block in blocks:  # type: ignore[attr-defined]
                 x_TC, routes = block(x_TC, spans, groups, places)
                 routing.append(routes)
@@ -331,11 +327,8 @@ def _whole(
     x_TC: Tensor, spans: tuple[Span, ...], units: list[Places], places: tuple[Places, ...]
 ) -> tuple[Tensor, tuple[Span, ...]]:
     """Tokens of visible units as those of whole images, and where they lie."""
-    sides = ((s.rows, s.cols) for s in spans)
-    wide = tuple(
-        Span(s.modality, p.images, p.rows * rows, p.cols * cols)
-        for s, p, (rows, cols) in zip(spans, units, sides, strict=True)
-    )
+    pairs = zip(spans, units, strict=True)
+    wide = tuple(Span(s.modality, u.images, u.rows * s.rows, u.cols * s.cols) for s, u in pairs)
     return whole_maps(x_TC, places), wide
 
 

@@ -2,7 +2,8 @@
 
 Where the encoder saw visible tokens alone, an attention block fills in what was hidden before pixels are made.
 
-Shape legend: B image, C channel, H row, W column, R image that bands are mixed from, X row and column together.
+Shape legend: B image, C channel, H row, W column, R image that bands are mixed from, X row and column
+together, T token of all images.
 """
 
 from __future__ import annotations

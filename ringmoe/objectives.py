@@ -90,7 +90,7 @@ class Objective(nn.Module):
         for modality, chips in batch.items():
             asked = self.contract.input_of(modality, chips.bands)
             hidden = Places.of(chips, units_of(masks[modality]))
-            last_XC = features.pyramids[modality][-1].permute(0, 2, 3, 1).flatten(0, 2)[hidden.index_X]
+            last_XC = features.pyramids[modality][-1].permute(0, 2, 3, 1).flatten(0, 2)[hidden.there(hidden.index_X)]
             guess_BCHW = self.decoders[modality.value](last_XC[..., None, None], asked.bands)
             for name, (loss, weight) in self._guess(asked, guess_BCHW, cut_out(chips, hidden)).items():
                 terms[f"{name}/{modality}"] = loss

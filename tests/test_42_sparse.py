@@ -105,7 +105,7 @@ def test_sparse_attention_is_dense_attention_whose_hidden_keys_are_left_out(shif
     torch.nn.init.normal_(attention.q_bias)
     x_BHWC = torch.randn(2, *size, 8, dtype=torch.float64)
     hidden_BHW = torch.rand(2, *size) < 0.6
-    places = Places(2, *size, units_of(~hidden_BHW))
+    places = Places(2, *size, units_of(~hidden_BHW), torch.device("cpu"))
     with torch.no_grad():
         got_XC = attend(attention, x_BHWC.flatten(0, 2)[places.index_X], places)
         wanted_XC = torch.stack(
@@ -208,32 +208,32 @@ def test_completion_fills_hidden_units_from_visible_ones():
 
 def test_the_number_of_hidden_units_of_a_batch_varies_by_one_at_most():
     """Whatever the seed, with the share asked for; images of a batch, too, differ by one at most."""
-    counts = [random_units(8, 6, 6, generator=torch.Generator().manual_seed(seed)).flatten(1).sum(1) for seed in range(40)]
+    counts = [
+        random_units(8, 6, 6, generator=torch.Generator().manual_seed(seed)).flatten(1).sum(1) for seed in range(40)
+    ]
     assert {int(c.sum()) for c in counts} <= {172, 173}
     assert {int(n) for c in counts for n in c} == {21, 22}
 
 
-def test_sparse_pretraining_learns_to_guess():
-    """Images of one colour each: half the loss of step 0 within 40 steps, and more than guessing the mean of all."""
+def test_sparse_pretraining_learns_what_visible_units_tell_of_hidden_ones():
+    """Four images of one colour each: far below what the mean of all four would cost, so that it tells them apart."""
     torch.manual_seed(0)
-    contract = CONTRACT.only([Modality.OPT, Modality.MS])
-    model = RingMoE(replace(CONFIG, depths=(1, 1, 1, 1), window=8, pretrain_windows=(8, 8, 4, 2)), contract)
+    contract = CONTRACT.only([Modality.OPT])
+    model = RingMoE(replace(CONFIG, depths=(1, 1, 1, 1), window=8, post_norm_init=0.0), contract)
     objective = MaskedModelling(Objective(model), sparse=True)
-    optimiser = torch.optim.AdamW([*model.parameters(), *objective.parameters()], lr=3e-3)
+    optimiser = torch.optim.AdamW([*model.parameters(), *objective.parameters()], lr=1e-3)
+    colour = torch.randn(4, 3, 1, 1)
+    chips = Chips(colour.expand(-1, -1, 64, 64).contiguous(), torch.ones(4, 64, 64, dtype=torch.bool))
     losses = []
-    for step in range(60):
-        generator = torch.Generator().manual_seed(step)
-        batch = {}
-        for m in contract.inputs:
-            colour = torch.randn(4, len(contract.inputs[m].bands), 1, 1, generator=generator)
-            batch[m] = Chips(colour.expand(-1, -1, 64, 64).contiguous(), torch.ones(4, 64, 64, dtype=torch.bool))
+    for step in range(40):
         torch.manual_seed(step)
-        loss, terms = objective(model, batch)
+        loss, terms = objective(model, {Modality.OPT: chips})
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(float(terms["pixels/opt"]))
-    assert sum(losses[-5:]) < 0.5 * sum(losses[:5]), losses
+    blind = float((colour - colour.median(0).values).abs().mean())
+    assert sum(losses[-5:]) / 5 < 0.25 * blind, (blind, losses)
 
 
 def test_dense_and_sparse_hide_the_same_units():

@@ -98,7 +98,10 @@ def theirs(config: RingMoEConfig, images: int, pixels: int, *, compiled: bool, d
 def measure(options: argparse.Namespace, device: str) -> dict[str, float]:
     """Step rates and their ratios."""
     config = getattr(presets, options.preset)(options.pixels)
-    batch, dtype = batch_of(options.images, tuple(CONTRACT.inputs), options.pixels, device), getattr(torch, options.dtype)
+    batch, dtype = (
+        batch_of(options.images, tuple(CONTRACT.inputs), options.pixels, device),
+        getattr(torch, options.dtype),
+    )
     how = {"compiled": options.compiled, "device": device}
     models = {name: ours(config, batch, sparse=name == "sparse", **how) for name in ("dense", "sparse")}
     if timm_reference.available():
