@@ -27,8 +27,8 @@ from ringmoe.modality import Chips
 class Pack(NamedTuple):
     """Windows whose visible tokens take the same number of slots."""
 
-    count: int
-    """Windows n."""
+    windows: int
+    """How many, n."""
     width: int
     """Slots K of each."""
     pair_nKK: Tensor
@@ -163,15 +163,15 @@ def attend(attention: WindowAttention, x_XC: Tensor, places: Places) -> Tensor:
     """What the attention makes of visible tokens, (X, C), which alone are queries and keys."""
     windows = attention.windows(places.rows, places.cols)
     slot_X, packs = places.packs(windows)
-    sizes = [pack.count * pack.width for pack in packs]
+    sizes = [pack.windows * pack.width for pack in packs]
     qkv_SC = spread_out(attention.queries_keys_values(x_XC), slot_X, sum(sizes))
     bias_hNN = attention.position_bias(windows.win).to(qkv_SC.dtype)
     found = []
     for pack, part_SC in zip(packs, qkv_SC.split(sizes), strict=True):
         spare = pack.spare_nK[:, None, None].to(qkv_SC.dtype) * (torch.finfo(qkv_SC.dtype).min / 4)
         bias_nhKK = _Pairs.apply(bias_hNN, pack.pair_nKK) + spare
-        y_nhKD = attention.attend(part_SC.view(pack.count, pack.width, -1), bias_nhKK)
-        found.append(y_nhKD.transpose(1, 2).reshape(pack.count * pack.width, -1))
+        y_nhKD = attention.attend(part_SC.view(pack.windows, pack.width, -1), bias_nhKK)
+        found.append(y_nhKD.transpose(1, 2).reshape(pack.windows * pack.width, -1))
     return attention.proj(gathered(torch.cat(found), slot_X))
 
 
@@ -204,12 +204,12 @@ class _Pairs(torch.autograd.Function):
 
 def spread_out(x_XC: Tensor, slot_X: Tensor, slots: int) -> Tensor:
     """Rows put into the slots given, all others 0, (S, C)."""
-    return _SpreadOut.apply(x_XC, slot_X, slots)  # type: ignore[no-any-return, no-untyped-call]
+    return _SpreadOut.apply(x_XC, slot_X, slots)
 
 
 def gathered(y_SC: Tensor, slot_X: Tensor) -> Tensor:
     """The rows of the slots given, each slot at most once, (X, C)."""
-    return _Gathered.apply(y_SC, slot_X)  # type: ignore[no-any-return, no-untyped-call]
+    return _Gathered.apply(y_SC, slot_X)
 
 
 class _SpreadOut(torch.autograd.Function):
