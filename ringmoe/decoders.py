@@ -39,7 +39,7 @@ class Decoder(nn.Module):
         y_BHWX = F.linear(last_BCHW.permute(0, 2, 3, 1), weight, self.proj.bias)
         batch, rows, cols, width = y_BHWX.shape
         y = y_BHWX.view(batch, rows, cols, width // STRIDE**2, STRIDE, STRIDE).permute(0, 3, 1, 4, 2, 5)
-        return y.reshape(batch, -1, rows * STRIDE, cols * STRIDE)
+        return y.reshape(batch, width // STRIDE**2, rows * STRIDE, cols * STRIDE)
 
 
 class BandDecoder(nn.Module):

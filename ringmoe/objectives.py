@@ -6,7 +6,7 @@ Shape legend: B image, C channel, H row, W column, M modality, E expert.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -89,10 +89,12 @@ class Objective(nn.Module):
         total = torch.zeros((), device=features.pyramids[next(iter(batch))][-1].device)
         for modality, chips in batch.items():
             asked = self.contract.input_of(modality, chips.bands)
-            hidden = Places.of(chips, units_of(masks[modality]))
+            unit_X = units_of(masks[modality])
+            hidden = Places.of(chips, unit_X if len(unit_X) else unit_X.new_zeros(1))
             last_XC = features.pyramids[modality][-1].permute(0, 2, 3, 1).flatten(0, 2)[hidden.there(hidden.index_X)]
             guess_BCHW = self.decoders[modality.value](last_XC[..., None, None], asked.bands)
-            for name, (loss, weight) in self._guess(asked, guess_BCHW, cut_out(chips, hidden)).items():
+            cut = _cut(chips, hidden, some=len(unit_X) > 0)
+            for name, (loss, weight) in self._guess(asked, guess_BCHW, cut).items():
                 terms[f"{name}/{modality}"] = loss
                 total = total + weight * loss
         for kind in ("specialized", "collaborative"):
@@ -128,6 +130,12 @@ class Objective(nn.Module):
         balance_LM = experts * (load_LME * mass_LME).sum(-1) / count_LM.square()
         routers = seen_LM.sum().clamp(min=1)
         return (balance_LM * seen_LM).sum() / routers, (z_LM / count_LM * seen_LM).sum() / routers
+
+
+def _cut(chips: Chips, units: Places, *, some: bool) -> Chips:
+    """Units that are guessed; where there are none, one that counts for nothing, as ranks must sum the same terms."""
+    cut = cut_out(chips, units)
+    return cut if some else replace(cut, valid_BHW=torch.zeros_like(cut.valid_BHW))
 
 
 class MaskedModelling(nn.Module):

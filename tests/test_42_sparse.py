@@ -236,6 +236,20 @@ def test_sparse_pretraining_learns_what_visible_units_tell_of_hidden_ones():
     assert sum(losses[-5:]) / 5 < 0.25 * blind, (blind, losses)
 
 
+@pytest.mark.parametrize("embedding", ["fixed", "spectral"])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_images_of_one_unit_hide_nothing_and_cost_nothing(sparse, embedding):
+    """The only unit is seen, so there is nothing to guess: terms are 0, not NaN."""
+    model = model_of(replace(CONFIG, embedding=embedding)).float()
+    batch = {
+        m: Chips(torch.randn(1, len(entry.bands), 32, 32), torch.ones(1, 32, 32, dtype=torch.bool))
+        for m, entry in CONTRACT.inputs.items()
+    }
+    loss, terms = MaskedModelling(Objective(model), sparse=sparse)(model, batch)
+    loss.backward()
+    assert {float(v) for name, v in terms.items() if name.split("/")[0] not in ("balance", "z")} == {0.0}
+
+
 def test_dense_and_sparse_hide_the_same_units():
     """The masks of a step do not depend on the way of encoding."""
     model, seen = model_of().float(), []
