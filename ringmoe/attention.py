@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,19 @@ MAX_LOGIT_SCALE = math.log(100.0)
 
 BIAS_HIDDEN = 512
 """Hidden width of the position-bias network, as published."""
+
+
+class Windows(NamedTuple):
+    """How a map is cut into windows: padded below and on the right, and then rolled up and to the left."""
+
+    size: tuple[int, int]
+    """Rows and columns of the map, in tokens."""
+    win: tuple[int, int]
+    """Sides of a window."""
+    grid: tuple[int, int]
+    """Windows below and beside each other, those at the edge padded."""
+    shift: tuple[int, int]
+    """By how much the map is rolled."""
 
 
 class WindowAttention(nn.Module):
@@ -52,46 +66,48 @@ class WindowAttention(nn.Module):
     def forward(self, x_BHWC: Tensor) -> Tensor:
         """Attend inside windows; any height and width. Returns the same shape."""
         batch, rows, cols, _ = x_BHWC.shape
-        win = (min(self.window, rows), min(self.window, cols))
-        shift = tuple(
-            side // 2 if self.shifted and size > side else 0 for side, size in zip(win, (rows, cols), strict=True)
-        )
-        pad = (-rows % win[0], -cols % win[1])
-        qkv_BHWC = F.linear(
-            x_BHWC, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        )
+        windows = self.windows(rows, cols)
+        win, grid, shift = windows.win, windows.grid, windows.shift
+        qkv_BHWC = self.queries_keys_values(x_BHWC)
+        pad = (grid[0] * win[0] - rows, grid[1] * win[1] - cols)
         if any(pad):
             qkv_BHWC = F.pad(qkv_BHWC, (0, 0, 0, pad[1], 0, pad[0]))
         if any(shift):
             qkv_BHWC = torch.roll(qkv_BHWC, (-shift[0], -shift[1]), (1, 2))
-        high, wide = rows + pad[0], cols + pad[1]
-        grid = (high // win[0], wide // win[1])
-        y_nhND = self._attend(_windows(qkv_BHWC, win, grid), (rows, cols), win, grid, (shift[0], shift[1]))
+        qkv_nNC = _windows(qkv_BHWC, win, grid)
+        y_nhND = self.attend(qkv_nNC, self._bias(windows, len(qkv_nNC), qkv_nNC.dtype))
         y_BHWC = _unwindows(y_nhND, batch, win, grid)
         if any(shift):
             y_BHWC = torch.roll(y_BHWC, shift, (1, 2))
         return self.proj(y_BHWC[:, :rows, :cols] if any(pad) else y_BHWC)
 
-    def _attend(
-        self,
-        qkv_nNC: Tensor,
-        size: tuple[int, int],
-        win: tuple[int, int],
-        grid: tuple[int, int],
-        shift: tuple[int, int],
-    ) -> Tensor:
-        windows, tokens, width = qkv_nNC.shape
-        q, k, v = qkv_nNC.view(windows, tokens, 3, self.heads, width // 3 // self.heads).permute(2, 0, 3, 1, 4)
+    def windows(self, rows: int, cols: int) -> Windows:
+        """How a map of so many tokens is cut."""
+        win = (min(self.window, rows), min(self.window, cols))
+        down, across = (
+            side // 2 if self.shifted and n > side else 0 for side, n in zip(win, (rows, cols), strict=True)
+        )
+        return Windows((rows, cols), win, (-(-rows // win[0]), -(-cols // win[1])), (down, across))
+
+    def queries_keys_values(self, x_C: Tensor) -> Tensor:
+        """Projections of tokens, (..., 3 C); keys have no bias."""
+        return F.linear(x_C, self.qkv.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
+
+    def attend(self, qkv_nNC: Tensor, bias_nhNN: Tensor) -> Tensor:
+        """Cosine attention of windows laid one after the other, (n, h, N, D), with what is added to the logits."""
+        count, tokens, width = qkv_nNC.shape
+        q, k, v = qkv_nNC.view(count, tokens, 3, self.heads, width // 3 // self.heads).permute(2, 0, 3, 1, 4)
         scale_h11 = self.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp().to(q.dtype)
-        bias_hNN = self.position_bias(win).to(q.dtype)
-        mask_nNN = _mask(size, win, grid, shift, q.dtype, q.device)
-        if mask_nNN is None:
-            bias = bias_hNN[None]
-        else:
-            per_image = bias_hNN[None] + mask_nNN[:, None]
-            bias = per_image.repeat(windows // len(mask_nNN), 1, 1, 1)
         q, k = F.normalize(q, dim=-1) * scale_h11, F.normalize(k, dim=-1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias_nhNN, scale=1.0)
+
+    def _bias(self, windows: Windows, count: int, dtype: torch.dtype) -> Tensor:
+        """Position bias of so many windows, and what no query may see: (n, h, N, N), n = 1 where all are alike."""
+        bias_1hNN = self.position_bias(windows.win).to(dtype)[None]
+        mask_nNN = _mask(windows, dtype, bias_1hNN.device)
+        if mask_nNN is None:
+            return bias_1hNN
+        return (bias_1hNN + mask_nNN[:, None]).repeat(count // len(mask_nNN), 1, 1, 1)
 
     def position_bias(self, win: tuple[int, int]) -> Tensor:
         """Continuous relative position bias of a window, (h, N, N), between 0 and 16."""
@@ -131,15 +147,9 @@ def _relative(win: tuple[int, int], pretrain_window: int, device: torch.device) 
 
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)
-def _mask(
-    size: tuple[int, int],
-    win: tuple[int, int],
-    grid: tuple[int, int],
-    shift: tuple[int, int],
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor | None:
+def _mask(windows: Windows, dtype: torch.dtype, device: torch.device) -> Tensor | None:
     """What no query may see, (windows of an image, N, N): padding, and across the seam of a shift; None if nothing."""
+    size, win, grid, shift = windows
     padded = (grid[0] * win[0], grid[1] * win[1])
     if padded == size and not any(shift):
         return None

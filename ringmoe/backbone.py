@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from ringmoe.attention import WindowAttention
 from ringmoe.contract import DataContract
-from ringmoe.embed import PatchEmbed, Tokens
+from ringmoe.embed import PatchEmbed, Tokens, check_chips
 from ringmoe.errors import ConfigError, InputError
 from ringmoe.modality import Batch, Modality, ordered
 from ringmoe.moe import RingMoELayer, Routing, Survivors, TokenGroups
 from ringmoe.spectral import SpectralEmbed, description
+from ringmoe.visible import Places, attend, cut_out, joined, whole_maps
 
 STRIDE = 32
 """Pixels to a token of the last stage; image sides are multiples of it, and it is what is masked at once."""
@@ -132,9 +133,15 @@ class Block(nn.Module):
         nn.init.constant_(self.norm1.weight, config.post_norm_init)
         nn.init.constant_(self.norm2.weight, config.post_norm_init)
 
-    def forward(self, x_TC: Tensor, spans: tuple[Span, ...], groups: TokenGroups) -> tuple[Tensor, Routing]:
-        """Tokens in, tokens out; attention sees one image at a time, the experts the whole mixed batch."""
-        attended = [self.attention(x_BHWC).flatten(0, 2) for x_BHWC in _maps(x_TC, spans)]
+    def forward(
+        self, x_TC: Tensor, spans: tuple[Span, ...], groups: TokenGroups, places: tuple[Places, ...] = ()
+    ) -> tuple[Tensor, Routing]:
+        """Tokens in, tokens out; attention sees one image, experts the whole batch; spans with `places` are units."""
+        if places:
+            parts = x_TC.split([len(p.index_X) for p in places])
+            attended = [attend(self.attention, x_XC, p) for x_XC, p in zip(parts, places, strict=True)]
+        else:
+            attended = [self.attention(x_BHWC).flatten(0, 2) for x_BHWC in _maps(x_TC, spans)]
         x_TC = x_TC + self.norm1(attended[0] if len(attended) == 1 else torch.cat(attended))
         y_TC, routing = self.experts(x_TC, groups)
         return x_TC + self.norm2(y_TC), routing
@@ -185,7 +192,7 @@ class RingMoE(nn.Module):
             block += depth
         self.merges, self.stages = nn.ModuleList(merges), nn.ModuleList(stages)
         self.norm = nn.LayerNorm(config.dim * 8)
-        self.apply(_init_linear)
+        self.apply(init_linear)
 
     @classmethod
     def from_tensors(cls, config: RingMoEConfig, contract: DataContract, tensors: Mapping[str, Tensor]) -> RingMoE:
@@ -214,7 +221,13 @@ class RingMoE(nn.Module):
         """All blocks, first to last."""
         return [block for stage in self.stages for block in stage]  # type: ignore[attr-defined]
 
-    def forward(self, batch: Batch, masked: Mapping[Modality, Tensor] | None = None) -> Features:
+    def forward(
+        self,
+        batch: Batch,
+        masked: Mapping[Modality, Tensor] | None = None,
+        *,
+        visible: Mapping[Modality, Tensor] | None = None,
+    ) -> Features:
         """Features of a mixed batch.
 
         Parameters
@@ -223,13 +236,16 @@ class RingMoE(nn.Module):
             Chips by modality; number and size may differ between modalities, sides are multiples of 32 px.
         masked
             bool (B, H/32, W/32) by modality, True where the model must guess; a modality left out is seen whole.
+        visible
+            Instead of masks: the units of B x H/32 x W/32 that are computed at all, by modality, long, ascending, on
+            the CPU where nothing is to wait; a modality left out is seen whole. Features of the others are 0.
 
         Returns
         -------
         Features
             Pyramids and routing. Invalid pixels never spread: every feature is finite.
         """
-        x_TC, spans, counted = self._embed(batch, masked or {})
+        x_TC, spans, counted, units = self._embed(batch, masked or {}, visible)
         levels: list[tuple[Tensor, tuple[Span, ...]]] = []
         routing: list[Routing] = []
         for stage, blocks in enumerate(self.stages):
@@ -238,27 +254,36 @@ class RingMoE(nn.Module):
                 spans = tuple(s._replace(rows=s.rows // 2, cols=s.cols // 2) for s in spans)
                 counted = [F.max_pool2d(c[:, None].float(), 2)[:, 0] > 0 for c in counted]
             groups = self._groups(spans, counted)
+            places = joined([unit.finer(8 >> stage) for unit in units])
             for block in blocks:  # type: ignore[attr-defined]
-                x_TC, routes = block(x_TC, spans, groups)
+                x_TC, routes = block(x_TC, spans, groups, places)
                 routing.append(routes)
             normed = self.norm(x_TC) if stage == 3 else F.layer_norm(x_TC, x_TC.shape[-1:])
-            levels.append((normed, spans))
+            levels.append(_whole(normed, spans, units, places) if places else (normed, spans))
         return Features(_pyramids(levels), routing, self.modalities)
 
-    def _embed(self, batch: Batch, masked: Mapping[Modality, Tensor]) -> tuple[Tensor, tuple[Span, ...], list[Tensor]]:
+    def _embed(
+        self, batch: Batch, masked: Mapping[Modality, Tensor], visible: Mapping[Modality, Tensor] | None
+    ) -> tuple[Tensor, tuple[Span, ...], list[Tensor], list[Places]]:
+        """Tokens and where they lie; of visible units, each a span's image, also where these stand."""
         if not batch:
             raise InputError(
                 "The batch is empty", enough="chips of one modality", todo="check what the samples are drawn from"
             )
         found: dict[Modality, Tokens] = {}
+        units: dict[Modality, Places] = {}
         for m, chips in batch.items():
-            embed = self.embedding(m)
-            found[m] = embed(chips, self.contract.input_of(m, chips.bands), masked.get(m), STRIDE)
+            embed, entry = self.embedding(m), self.contract.input_of(m, chips.bands)
+            if visible is not None:
+                check_chips(chips, None, entry, STRIDE)
+                units[m] = Places.of(chips, visible.get(m))
+                chips = cut_out(chips, units[m])
+            found[m] = embed(chips, entry, masked.get(m), STRIDE)
         index = {m: i for i, m in enumerate(self.modalities)}
-        names = sorted(found, key=lambda m: (*found[m].tokens_BHWC.shape[1:3], index[m]))
+        names = sorted(found, key=lambda m: (*batch[m].pixels_BCHW.shape[-2:], index[m]))
         spans = tuple(Span(m, *found[m].tokens_BHWC.shape[:3]) for m in names)
         x_TC = torch.cat([found[m].tokens_BHWC.flatten(0, 2) for m in names])
-        return x_TC, spans, [found[m].counted_BHW for m in names]
+        return x_TC, spans, [found[m].counted_BHW for m in names], [units[m] for m in names if m in units]
 
     def _groups(self, spans: tuple[Span, ...], counted: list[Tensor]) -> TokenGroups:
         index = {m: i for i, m in enumerate(self.modalities)}
@@ -298,6 +323,15 @@ def _maps(x_TC: Tensor, spans: tuple[Span, ...]) -> list[Tensor]:
     return maps
 
 
+def _whole(
+    x_TC: Tensor, spans: tuple[Span, ...], units: list[Places], places: tuple[Places, ...]
+) -> tuple[Tensor, tuple[Span, ...]]:
+    """Tokens of visible units as those of whole images, and where they lie."""
+    pairs = zip(spans, units, strict=True)
+    wide = tuple(Span(s.modality, u.images, u.rows * s.rows, u.cols * s.cols) for s, u in pairs)
+    return whole_maps(x_TC, places), wide
+
+
 def _pyramids(levels: list[tuple[Tensor, tuple[Span, ...]]]) -> dict[Modality, tuple[Tensor, ...]]:
     found: dict[Modality, list[Tensor]] = {}
     for x_TC, spans in levels:
@@ -307,7 +341,8 @@ def _pyramids(levels: list[tuple[Tensor, tuple[Span, ...]]]) -> dict[Modality, t
     return {m: tuple(maps) for m, maps in found.items()}
 
 
-def _init_linear(module: nn.Module) -> None:
+def init_linear(module: nn.Module) -> None:
+    """Start of a linear layer, as published."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

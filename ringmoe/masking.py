@@ -20,22 +20,26 @@ SHARE = 0.6
 def random_units(batch: int, rows: int, cols: int, *, generator: torch.Generator, share: float = SHARE) -> Tensor:
     """True where masked, bool (B, H, W); never all of an image and, where it has two units or more, never none.
 
-    The expected share is exact: where `share` of the units is no whole number, images are rounded up or down at random.
+    The expected share is exact: where `share` of the units is no whole number, images are rounded up or down, from a
+    random start so that the number in the whole batch is the same every time, but for one unit.
     """
     units = rows * cols
-    wanted_B1 = share * units + torch.rand(batch, 1, generator=generator)
-    count_B1 = wanted_B1.floor().clamp(min(1, units - 1), max(units - 1, 0))
+    upto = torch.arange(batch + 1, dtype=torch.float64) * (share * units) + torch.rand(1, generator=generator).double()
+    count_B1 = upto.floor().diff()[:, None].clamp(min(1, units - 1), max(units - 1, 0))
     rank_BX = torch.rand(batch, units, generator=generator).argsort(-1).argsort(-1)
     return (rank_BX < count_B1).view(batch, rows, cols)
 
 
 def mask_batch(batch: Batch, *, generator: torch.Generator, share: float = SHARE) -> dict[Modality, Tensor]:
-    """A mask for every modality of a batch, on the chips' device; the generator lives on the CPU."""
+    """A mask for every modality of a batch; on the CPU, as the generator."""
     masks = {}
     for modality in ordered(batch):
-        pixels_BCHW = batch[modality].pixels_BCHW
-        rows, cols = (side // UNIT_PX for side in pixels_BCHW.shape[-2:])
-        masks[modality] = random_units(len(pixels_BCHW), rows, cols, generator=generator, share=share).to(
-            pixels_BCHW.device
-        )
+        chips = batch[modality]
+        rows, cols = (side // UNIT_PX for side in chips.pixels_BCHW.shape[-2:])
+        masks[modality] = random_units(len(chips), rows, cols, generator=generator, share=share)
     return masks
+
+
+def units_of(mask_BHW: Tensor) -> Tensor:
+    """Where a mask is True, as numbers of B x H x W that ascend, long; a mask on a CPU tells without waiting."""
+    return mask_BHW.flatten().nonzero()[:, 0]

@@ -6,18 +6,19 @@ Shape legend: B image, C channel, H row, W column, M modality, E expert.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from ringmoe.backbone import STRIDE, Features, RingMoE
+from ringmoe.backbone import Features, RingMoE
 from ringmoe.contract import InputContract
-from ringmoe.decoders import BandDecoder, Decoder
-from ringmoe.masking import SHARE, mask_batch
+from ringmoe.decoders import BandDecoder, Completion, Decoder
+from ringmoe.masking import SHARE, mask_batch, units_of
 from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.moe import Routes
 from ringmoe.targets import TermWeights, errors, guessed_bands, truth
+from ringmoe.visible import Places, cut_out
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config or ObjectiveConfig()
-        self.contract = model.contract
+        self.contract, self.shape = model.contract, model.config
         self.summed = summed or (lambda tensor: tensor)
         dim = model.config.dim * 8
         spectral = model.config.embedding == "spectral"
@@ -79,13 +80,21 @@ class Objective(nn.Module):
             self.decoders[m.value] = BandDecoder(dim) if spectral and not conserved else Decoder(dim, channels)
 
     def forward(self, features: Features, batch: Batch, masks: Mapping[Modality, Tensor]) -> Terms:
-        """The loss of one step; pixels that are invalid or were shown to the model do not count."""
+        """The loss of one step; pixels that are invalid or were shown to the model do not count.
+
+        Only units that were hidden are decoded. Masks, bool (B, H/32, W/32), True where hidden, may lie on any device;
+        on the CPU, where they are drawn, nothing waits for the features to be known.
+        """
         terms: dict[str, Tensor] = {}
         total = torch.zeros((), device=features.pyramids[next(iter(batch))][-1].device)
         for modality, chips in batch.items():
             asked = self.contract.input_of(modality, chips.bands)
-            guess_BCHW = self.decoders[modality.value](features.pyramids[modality][-1], asked.bands)
-            for name, (loss, weight) in self._guess(asked, guess_BCHW, chips, masks[modality]).items():
+            unit_X = units_of(masks[modality])
+            hidden = Places.of(chips, unit_X if len(unit_X) else unit_X.new_zeros(1))
+            last_XC = features.pyramids[modality][-1].permute(0, 2, 3, 1).flatten(0, 2)[hidden.there(hidden.index_X)]
+            guess_BCHW = self.decoders[modality.value](last_XC[..., None, None], asked.bands)
+            cut = _cut(chips, hidden, some=len(unit_X) > 0)
+            for name, (loss, weight) in self._guess(asked, guess_BCHW, cut).items():
                 terms[f"{name}/{modality}"] = loss
                 total = total + weight * loss
         for kind in ("specialized", "collaborative"):
@@ -96,16 +105,13 @@ class Objective(nn.Module):
                 total = total + self.config.balance * balance + self.config.z * z
         return Terms({name: value.detach() for name, value in terms.items()}, total)
 
-    def _guess(
-        self, asked: InputContract, guess_BCHW: Tensor, chips: Chips, masked_BHW: Tensor
-    ) -> dict[str, tuple[Tensor, float]]:
-        """Each term of a modality, averaged over what was hidden and is known, and its weight."""
+    def _guess(self, asked: InputContract, guess_BCHW: Tensor, chips: Chips) -> dict[str, tuple[Tensor, float]]:
+        """Each term of a modality, averaged over what is known of hidden units, and its weight."""
         with torch.no_grad():
             wanted = truth(asked, chips, self.config.terms)
-            hidden_BHW = masked_BHW.repeat_interleave(STRIDE, 1).repeat_interleave(STRIDE, 2)
         found = {}
         for name, error in errors(asked, guess_BCHW, wanted, self.config.terms).items():
-            counted_BCHW = (hidden_BHW[:, None] & error.known_BCHW).to(error.values_BCHW.dtype)
+            counted_BCHW = error.known_BCHW.to(error.values_BCHW.dtype)
             loss = self.summed((error.values_BCHW * counted_BCHW).sum()) / self.summed(counted_BCHW.sum()).clamp(min=1)
             found[name] = loss, error.weight
         return found
@@ -126,6 +132,12 @@ class Objective(nn.Module):
         return (balance_LM * seen_LM).sum() / routers, (z_LM / count_LM * seen_LM).sum() / routers
 
 
+def _cut(chips: Chips, units: Places, *, some: bool) -> Chips:
+    """Units that are guessed; where there are none, one that counts for nothing, as ranks must sum the same terms."""
+    cut = cut_out(chips, units)
+    return cut if some else replace(cut, valid_BHW=torch.zeros_like(cut.valid_BHW))
+
+
 class MaskedModelling(nn.Module):
     """SimMIM as one loss of a model and a batch: hide units, let the model guess, score the guess.
 
@@ -137,15 +149,24 @@ class MaskedModelling(nn.Module):
         Its decoders are trained with the model.
     share
         Share of 32 px units hidden.
+    sparse
+        Encode visible units alone; hidden ones enter behind the encoder, in a block of attention before the decoders.
+        False lets the encoder carry a learned token for each, as the paper does.
     """
 
-    def __init__(self, objective: Objective, *, share: float = SHARE) -> None:
+    def __init__(self, objective: Objective, *, share: float = SHARE, sparse: bool = False) -> None:
         super().__init__()
         self.objective, self.share = objective, share
+        self.completion = Completion(objective.shape) if sparse else None
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch and its named terms."""
-        masks = mask_batch(batch, generator=torch.default_generator, share=self.share)
-        masks = {m: mask.to(batch[m].pixels_BCHW.device) for m, mask in masks.items()}
-        terms = self.objective(model(batch, masks), batch, masks)
+        drawn = mask_batch(batch, generator=torch.default_generator, share=self.share)
+        masks = {m: mask.to(batch[m].pixels_BCHW.device, non_blocking=True) for m, mask in drawn.items()}
+        if self.completion is None:
+            features = model(batch, masks)
+        else:
+            visible = {m: units_of(~mask) for m, mask in drawn.items()}
+            features = self.completion(model(batch, visible=visible), masks)
+        terms = self.objective(features, batch, drawn)
         return terms.total, terms.values
