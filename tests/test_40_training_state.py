@@ -16,7 +16,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ringmoe.errors import CheckpointError, TrainingError
-from ringmoe.loop import History, TrainConfig, fit
+from ringmoe.history import History
+from ringmoe.loop import TrainConfig, fit
 from ringmoe.training_state import RECORD, latest, restore, save
 
 
