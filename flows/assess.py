@@ -62,7 +62,8 @@ def table(model: RingMoE, cubes: Sequence[xr.Dataset], request: PretrainRequest,
         `rows`, a mapping each with `sensor`, `features`, and shares of pixels told right by `knn`, `linear` and
         `few_shot`, and `retrieval`; how many `pixels`; `note`, why there is no row where there is none.
     """
-    labels = label_rasters(where, request.area, _period(cubes))
+    registered = where.stac_url is not None or (where.scenes / "catalog.json").exists()
+    labels = label_rasters(where, request.area, _period(cubes)) if registered else ()
     rows: list[dict[str, Any]] = []
     pixels: dict[str, list[int]] = {}
     with deterministic(request.seed, threads=where.threads, device=device()):

@@ -63,7 +63,7 @@ def reconstructions(target: Path, guesses: Path) -> None:
     with safe_open(guesses, framework="np") as file:
         channels = {name: tuple(text.split(",")) if text else () for name, text in (file.metadata() or {}).items()}
         arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    names = list(channels)
+    names = sorted(channels)
     figure = Figure(figsize=(7.2, 2.5 * len(names)), layout="constrained")
     rows = figure.subplots(len(names), 3, squeeze=False)
     for axes, name in zip(rows, names, strict=True):

@@ -62,8 +62,8 @@ def make(folder: Path, run: str, cubes: Sequence[ItemRef], request: PretrainRequ
             learn(plan, lambda step: _tell(watched, request, step.index + 1, step.loss))
         learned = json.loads((kept / LEARNED).read_text())
         properties = _tell_all(folder, kept, learned, request)
+        _assess(folder, cubes, request, where)
         shutil.rmtree(kept / STATES, ignore_errors=True)
-    _assess(folder, cubes, request, where)
     return properties
 
 
