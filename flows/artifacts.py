@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -50,7 +50,8 @@ class Watched:
             self._last = time.monotonic()
             share, text = 100.0 * done / self.steps, f"step {done} of {self.steps}, loss {loss:.3f}"
             if self._progress is None:
-                self._progress = create_progress_artifact(share, key=f"progress-{self.name}", description=text)
+                made = create_progress_artifact(share, key=f"progress-{self.name}", description=text)
+                self._progress = cast(UUID, made)
             else:
                 update_progress_artifact(self._progress, share, description=text)
             with tempfile.TemporaryDirectory() as folder:

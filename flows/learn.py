@@ -204,7 +204,7 @@ def _end_with_parent() -> None:
     """Whoever started the ranks holds the other end of standard input; it closes when they die, however they die."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        os.read(sys.stdin.fileno(), 1)  # unbuffered: a lock held at the interpreter's end would abort it
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -233,7 +233,7 @@ def _board(folder: Path, first: int) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder), purge_step=first)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=first)
 
 
 def _average(values: list[float]) -> float:

@@ -113,7 +113,7 @@ once(draft(cubes, here.asked(steps=20), where), Ledger(where.published))
 def test_a_killed_run_goes_on_and_publishes_the_same_bytes(tmp_path: Path) -> None:
     """Killed after a state was kept, the same unit takes no step before it again, and every file is that of a run
     that nobody disturbed."""
-    where, cubes = training_cubes.home(tmp_path)
+    where, cubes = training_cubes.home(tmp_path, labelled=False)
     (tmp_path / "where.json").write_text(where.model_dump_json())
     (tmp_path / "cubes").write_text("\n".join(c.model_dump_json() for c in cubes))
     child = subprocess.Popen(
