@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from distributed import Client
+from distributed import Client, KilledWorker
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from catalog.errors import CatalogError
@@ -155,7 +155,7 @@ def _width(client: Client) -> int:
 def _outcome(unit: U, future: PrefectDaskFuture[Any]) -> Outcome[U]:
     try:
         result: Any = future.result(raise_on_failure=False)
-    except Exception as error:  # of Dask: the workers that tried died
+    except KilledWorker as error:
         died = UnitEnded(
             f"every worker that tried this unit died ({type(error).__name__})",
             item=unit.item_id,
@@ -163,6 +163,8 @@ def _outcome(unit: U, future: PrefectDaskFuture[Any]) -> Outcome[U]:
             todo="give workers more memory or make smaller tiles, then run the same command again",
         )
         return Outcome(unit, None, died)
+    except Exception as error:
+        return Outcome(unit, None, error)
     failed = isinstance(result, BaseException)
     return Outcome(unit, None if failed else result, result if failed else None)
 

@@ -5,6 +5,7 @@ Shape legend: B image, C channel or width, H row, W column (of pixels or of toke
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -109,10 +110,17 @@ def normalised_bands(chips: Chips, contract: InputContract) -> tuple[Tensor, Ten
     """Pixels as the contract says, (B, C, H, W), 0 where a band is missing, and where it is not, bool (B, C, H, W)."""
     x_BCHW = chips.pixels_BCHW
     seen_BCHW = chips.valid_BHW[:, None] & torch.isfinite(x_BCHW)
-    mean_C11, std_C11 = (x_BCHW.new_tensor(v).view(-1, 1, 1) for v in (contract.mean, contract.std))
+    mean_C11, std_C11 = (_per_band(tuple(v), x_BCHW.dtype, x_BCHW.device) for v in (contract.mean, contract.std))
     if contract.transform == "log":
         x_BCHW = torch.log(x_BCHW.clamp(min=0) + LOG_FLOOR)
     return ((x_BCHW - mean_C11) / std_C11).where(seen_BCHW, 0.0), seen_BCHW
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _per_band(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers of the contract on a device, (C, 1, 1); kept, because bringing them there waits for the device."""
+    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
 def normalised(chips: Chips, contract: InputContract) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,15 @@ Shape legend: T token, C width, H hidden width, M modality, E expert, R router, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from ringmoe.dispatch import compute_dtype, expert_by_expert, grouped, grouped_path
+
+__all__ = ["Experts", "RingMoELayer", "Router", "Routes", "Routing", "Survivors", "TokenGroups", "compute_dtype"]
 
 
 class Routes(NamedTuple):
@@ -162,14 +165,9 @@ class Experts(nn.Module):
 
     def forward(self, x_TC: Tensor, slots_KT: Tensor) -> Tensor:
         """What the expert in slot `slots_KT[k, t]` makes of token t, (K, T, C)."""
-        kinds, tokens = slots_KT.shape
         dtype = compute_dtype(x_TC)
-        slots_X, order_X = torch.sort(slots_KT.flatten(), stable=True)
-        inverse_X = torch.empty_like(order_X).scatter_(0, order_X, torch.arange(len(order_X), device=order_X.device))
-        x_XC = _Permute.apply(x_TC.to(dtype).repeat(kinds, 1), order_X, inverse_X)
         run = grouped if grouped_path(x_TC.device, dtype, *self.w1_ECH.shape[1:]) else expert_by_expert
-        y_XC = run(x_XC, slots_X, self.w1_ECH, self.b1_EH, self.w2_EHC, self.b2_EC)
-        return _Permute.apply(y_XC, inverse_X, order_X).view(kinds, tokens, -1)
+        return run(x_TC.to(dtype), slots_KT, self.w1_ECH, self.b1_EH, self.w2_EHC, self.b2_EC)
 
 
 class RingMoELayer(nn.Module):
@@ -221,127 +219,3 @@ class RingMoELayer(nn.Module):
             y_TC = y_TC + (y_KTC * gates_KT1.to(y_KTC.dtype)).sum(0)
         specialized, collaborative = (None if pair is None else pair[0] for pair in found)
         return y_TC, Routing(specialized, collaborative)
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype matrix products run in: autocast's where it is on, else the tensor's."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-
-
-def grouped_path(device: torch.device, dtype: torch.dtype, dim: int, hidden: int) -> bool:
-    """Whether the grouped matrix product serves this device, dtype and shape; fixed, never timed at run time.
-
-    On CUDA its kernel takes bfloat16 alone, in rows of whole 16 bytes, and nothing there waits for the host. On a CPU
-    it is itself a loop of products, and expert by expert is faster because what one expert needs stays in the cache.
-    """
-    fits = not any(width * dtype.itemsize % 16 for width in (dim, hidden))
-    return device.type != "cpu" and dtype == torch.bfloat16 and fits and _GROUPED_MM is not None
-
-
-_GROUPED_MM = getattr(F, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
-
-
-def grouped(x_XC: Tensor, slots_X: Tensor, w1_ECH: Tensor, b1_EH: Tensor, w2_EHC: Tensor, b2_EC: Tensor) -> Tensor:
-    """The experts on rows sorted by slot, each layer one grouped matrix product."""
-    assert _GROUPED_MM is not None
-    chosen_XE = F.one_hot(slots_X, len(w1_ECH))
-    ends_E = chosen_XE.sum(0).cumsum(0).to(torch.int32)
-    chosen_XE = chosen_XE.to(x_XC.dtype)
-    w1_ECH, b1_EH, w2_EHC, b2_EC = (p.to(x_XC.dtype) for p in (w1_ECH, b1_EH, w2_EHC, b2_EC))
-    h_XH = F.gelu(_AddBias.apply(_GROUPED_MM(x_XC, w1_ECH, offs=ends_E), b1_EH, slots_X, chosen_XE))
-    return _AddBias.apply(_GROUPED_MM(h_XH, w2_EHC, offs=ends_E), b2_EC, slots_X, chosen_XE)
-
-
-def expert_by_expert(
-    x_XC: Tensor, slots_X: Tensor, w1_ECH: Tensor, b1_EH: Tensor, w2_EHC: Tensor, b2_EC: Tensor
-) -> Tensor:
-    """The same, one expert after the other: on a CPU, in double precision and at odd widths."""
-    return _ExpertByExpert.apply(x_XC, slots_X, w1_ECH, b1_EH, w2_EHC, b2_EC)
-
-
-class _ExpertByExpert(torch.autograd.Function):
-    """Both layers of an expert on its rows, while they are in the cache; results go where they belong, uncopied.
-
-    Weights of another dtype are cast one expert at a time, and their gradients back.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x_XC: Tensor, slots_X: Tensor, *weights: Tensor) -> Tensor:
-        w1_ECH, b1_EH, w2_EHC, b2_EC = weights
-        runs = _runs(slots_X, len(w1_ECH))
-        dtype = x_XC.dtype
-        h_XH = x_XC.new_empty(len(x_XC), w1_ECH.shape[2])
-        a_XH = torch.empty_like(h_XH)
-        y_XC = x_XC.new_empty(len(x_XC), w2_EHC.shape[2])
-        for e, rows in runs:
-            torch.addmm(b1_EH[e].to(dtype), x_XC[rows], w1_ECH[e].to(dtype), out=h_XH[rows])
-            torch.ops.aten.gelu.out(h_XH[rows], out=a_XH[rows])
-            torch.addmm(b2_EC[e].to(dtype), a_XH[rows], w2_EHC[e].to(dtype), out=y_XC[rows])
-        ctx.runs = runs
-        ctx.save_for_backward(x_XC, h_XH, a_XH, *weights)
-        return y_XC
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x_XC, h_XH, a_XH, w1_ECH, b1_EH, w2_EHC, b2_EC = ctx.saved_tensors
-        dtype, grad_y_XC = x_XC.dtype, grads[0].contiguous()
-        grad_x_XC = torch.empty_like(x_XC)
-        d_w1, d_b1, d_w2, d_b2 = (_grad_of(w, ctx.runs) for w in (w1_ECH, b1_EH, w2_EHC, b2_EC))
-        for e, rows in ctx.runs:
-            g_YC = grad_y_XC[rows]
-            _product_into(d_w2[e], a_XH[rows].t(), g_YC)
-            d_b2[e] = g_YC.sum(0)
-            g_YH = torch.ops.aten.gelu_backward(g_YC @ w2_EHC[e].to(dtype).t(), h_XH[rows])
-            _product_into(d_w1[e], x_XC[rows].t(), g_YH)
-            d_b1[e] = g_YH.sum(0)
-            torch.mm(g_YH, w1_ECH[e].to(dtype).t(), out=grad_x_XC[rows])
-        return grad_x_XC, None, d_w1, d_b1, d_w2, d_b2
-
-
-def _runs(slots_X: Tensor, count: int) -> list[tuple[int, slice]]:
-    """Experts that have rows, and which; the only place where the host reads what the routers decided."""
-    ends = torch.bincount(slots_X, minlength=count).cumsum(0).tolist()
-    starts = [0, *ends[:-1]]
-    return [(e, slice(start, end)) for e, (start, end) in enumerate(zip(starts, ends, strict=True)) if end > start]
-
-
-def _product_into(target: Tensor, left: Tensor, right: Tensor) -> None:
-    """A product written in place, cast where the target is of another dtype."""
-    if target.dtype == left.dtype:
-        torch.mm(left, right, out=target)
-    else:
-        target.copy_(left @ right)
-
-
-def _grad_of(weight: Tensor, runs: list[tuple[int, slice]]) -> Tensor:
-    """Room for a stack's gradient: 0 only where an expert has no rows, the rest is written."""
-    return torch.empty_like(weight) if len(runs) == len(weight) else torch.zeros_like(weight)
-
-
-class _Permute(torch.autograd.Function):
-    """Rows in another order; the gradient goes back by the inverse order, without sums that depend on timing."""
-
-    @staticmethod
-    def forward(ctx: Any, x_XC: Tensor, order_X: Tensor, inverse_X: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse_X)
-        return x_XC.index_select(0, order_X)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return grads[0].index_select(0, ctx.saved_tensors[0]), None, None
-
-
-class _AddBias(torch.autograd.Function):
-    """Adds each row's own expert's bias; its gradient is a matrix product, far faster than a scattered sum."""
-
-    @staticmethod
-    def forward(ctx: Any, x_XN: Tensor, bias_EN: Tensor, slots_X: Tensor, chosen_XE: Tensor) -> Tensor:
-        ctx.save_for_backward(chosen_XE)
-        return x_XN + bias_EN.index_select(0, slots_X)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_XN = grads[0].contiguous()
-        return grad_XN, ctx.saved_tensors[0].t() @ grad_XN, None, None

@@ -26,6 +26,8 @@ from ringmoe.recompute import Recompute, recompute
 
 Moments: TypeAlias = Literal["float32", "bfloat16", "8bit"]
 STEPS = 20
+RATE = 0.005
+"""Low enough that a route which rounding flips does not grow into another run within STEPS."""
 CONTRACT = presets.paper_contract()
 CONFIG = RingMoEConfig(dim=16, depths=(1, 1, 1, 1), heads=(1, 2, 2, 4), window=4, pretrain_windows=(4, 4, 4, 2))
 TWO = (Modality.MS, Modality.SAR_L2)
@@ -82,7 +84,7 @@ def losses(dtype: torch.dtype, steps: int, layout: Layout | None = None, **how: 
     """Loss of every step; each rank works on its part, the loss is the whole batch's. No layout: one process."""
     module, loss_of = laid(dtype, layout, how.get("config", CONFIG), how.get("what", "nothing"))
     parameters = list(module.parameters())
-    optimiser = torch.optim.SGD(parameters, lr=0.02)
+    optimiser = torch.optim.SGD(parameters, lr=RATE)
     found = []
     for _ in range(steps):
         optimiser.zero_grad()

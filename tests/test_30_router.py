@@ -9,7 +9,7 @@ import torch
 from router_gradient import gradient_ratio
 from torch import nn
 
-from ringmoe import moe
+from ringmoe import dispatch, moe
 from ringmoe.backbone import RingMoEConfig
 from ringmoe.loop import parameter_groups
 from ringmoe.moe import RingMoELayer, Survivors, TokenGroups
@@ -152,6 +152,31 @@ def test_weights_cast_expert_by_expert_give_the_gradients_of_casting_them_all():
         assert mine.grad.dtype == torch.float32
         torch.testing.assert_close(mine.grad.bfloat16(), theirs.grad, rtol=0, atol=0)
         assert not mine.grad[2].any()
+
+
+def test_padded_rows_reach_no_answer_and_no_gradient():
+    """In bfloat16 experts run on more rows than they have; values are those of each token's expert by itself."""
+    torch.manual_seed(0)
+    experts, counts = moe.Experts(16, 64, 4).bfloat16(), (1, 9, 37)
+    slots = torch.cat([torch.full((n,), e) for e, n in enumerate(counts)])[torch.randperm(sum(counts))][None]
+    x = torch.randn(sum(counts), 16).bfloat16().requires_grad_()
+    experts(x, slots).float().square().sum().backward()
+    whole = [p.detach().double().requires_grad_() for p in (x, *experts.parameters())]
+    names = [name for name, _ in experts.named_parameters()]
+    w = dict(zip(names, whole[1:], strict=True))
+    hidden = (whole[0][:, None] @ w["w1_ECH"][slots[0]])[:, 0] + w["b1_EH"][slots[0]]
+    y = (nn.functional.gelu(hidden)[:, None] @ w["w2_EHC"][slots[0]])[:, 0] + w["b2_EC"][slots[0]]
+    y.square().sum().backward()
+    for mine, exact in zip((x, *experts.parameters()), whole, strict=True):
+        assert (mine.grad.double() - exact.grad).norm() < 0.02 * exact.grad.norm()
+
+
+def test_products_run_on_few_sizes_and_little_more_rows():
+    """Eight sizes an octave in bfloat16, from eight rows on never an eighth more; other dtypes run as they are."""
+    sizes = {rows: dispatch.padded(rows, torch.bfloat16) for rows in range(64, 4096)}
+    assert all(rows <= size < rows * 9 / 8 for rows, size in sizes.items())
+    assert len({size for size in sizes.values() if 64 <= size < 4096}) == 8 * 6
+    assert dispatch.padded(101, torch.float32) == 101
 
 
 def test_norms_biases_scales_position_nets_and_routers_do_not_decay():

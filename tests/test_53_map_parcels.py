@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "search": ("--bbox", "--area", "--from", "--to", "--sensor"),
     "plan": ("--pilot", "--tile"),
     "ingest": ("--bbox", "--tile", "--engine", "--sensor"),
+    "composite": ("--method", "--every", "--from", "--to"),
     "pretrain": ("--preset", "--steps", "--seed"),
     "adapt": ("--model", "--sensor", "--steps"),
     "prune": ("--method", "--model"),
@@ -132,7 +133,9 @@ def test_status_and_gc_for_machines(small_run: Run, tmp_path: Path) -> None:
     """Counts, failures and what is unfinished as JSON; gc removes what no item names once it is old, nothing else."""
     home = copy_of(small_run.home, tmp_path / "home")
     found = after_table(invoke("status", "--home", home, "--json", "-"))
-    assert found == {"finished": {"cubes": 8, "models": 3, "maps": 1}, "failed": [], "unfinished": []}
+    assert found["finished"] == {"cubes": 8, "composites": 0, "models": 3, "maps": 1, "versions": 4}
+    assert found["failed"] == found["unfinished"] == found["stale"] == []
+    assert [name.split("_")[0] for name in found["latest"]] == ["gaofen-3", "sentinel-1", "sentinel-2", "worldview"]
     dead = home / "catalog" / "cubes" / "gone" / "attempt-1"
     (dead / "cube.zarr").mkdir(parents=True)
     for folder in (dead / "cube.zarr", dead):
