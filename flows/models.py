@@ -81,9 +81,14 @@ def reference_of(item: Mapping[str, Any], ledger: Ledger, *, fresh: bool) -> Ite
         id=item["id"],
         href=str(path),
         asset=str((path.parent / assets["config"]["href"]).resolve().parent),
-        checksum="+".join(assets[name]["file:checksum"] for name in sorted(assets)),
+        checksum="+".join(assets[name]["file:checksum"] for name in sorted(assets) if _weighs(assets[name])),
         fresh=fresh,
     )
+
+
+def _weighs(asset: Mapping[str, Any]) -> bool:
+    """Whether an asset is part of the checkpoint, not told of its training."""
+    return Path(asset["href"]).parent.name == "checkpoint"
 
 
 def open_checkpoint(ref: ItemRef) -> Checkpoint:
@@ -111,7 +116,7 @@ def properties_of(ref: ItemRef) -> dict[str, Any]:
 
 
 def table_of(ref: ItemRef, name: str) -> dict[str, Any] | None:
-    """A JSON table that was published beside a map, as score; None where the map has none of that name."""
+    """A JSON table that was published beside a map or a model, as score; None where it has none of that name."""
     asset = _record(ref)["assets"].get(name)
     if asset is None:
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,17 +12,15 @@ import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from catalog.ledger import Ledger
-from flows.models import Draft, bands_of, device, machine, once, recipe_of, told
+from catalog.ledger import Ledger, unit_id, write_whole
+from flows import assess, pictures, progress
+from flows.artifacts import Watched, show_picture, show_table
+from flows.learn import GUESSES, LEARNED, STATES, Plan, learn
+from flows.models import Draft, bands_of, device, machine, once
+from flows.ranks import alone_at, run_ranks
 from flows.refs import ItemRef, PretrainRequest, Where
 from flows.select import within
-from ringmoe import checkpoint, presets
-from ringmoe.backbone import RingMoE, RingMoEConfig
-from ringmoe.data import EQUAL_MIX, ChipSampler, Crop
-from ringmoe.errors import ConfigError
-from ringmoe.measure import measure_contract
-from ringmoe.objectives import MaskedModelling, Objective
-from ringmoe.train import pretrain as train
+from ringmoe import checkpoint
 
 RESULTS_VERSION = 4
 
@@ -32,103 +32,108 @@ def draft(cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> D
         "request": request.model_dump(mode="json"),
         "machine": machine(where),
     }
+    run = unit_id("pretrain", RESULTS_VERSION, inputs)
     return Draft(
         "pretrain",
         RESULTS_VERSION,
         inputs,
         tuple(cubes),
-        lambda folder: make(folder, cubes, request, where),
+        lambda folder: make(folder, run, cubes, request, where),
         where.threads,
     )
 
 
-def make(folder: Path, cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> Mapping[str, Any]:
-    """Pre-train by masked modelling on all modalities at once and write the checkpoint."""
-    datasets = within(cubes, request.area)
-    shape = preset(request)
-    measured = measure_contract(datasets, described=shape.embedding == "spectral", seed=request.seed)
-    used = [datasets[i] for i in measured.used]
-    torch.manual_seed(request.seed)
-    model = RingMoE(shape, measured.contract).to(device())
-    objective = MaskedModelling(Objective(model)).to(device())
-    sampler = ChipSampler(
-        used,
-        measured.contract,
-        batch=request.chips,
-        mix=EQUAL_MIX,
-        crop=Crop(chip_px=request.chip_px),
-        seed=request.seed,
-    )
-    config = recipe_of(request, where)
-    history = train(model, objective, sampler.stream, config, on_step=told("pretrain", request.steps))
-    edge = max(1, min(10, len(history.loss) // 4))
-    provenance = {
-        "step": "pretrain",
-        "cubes": [c.id for c in cubes],
-        "request": request.model_dump(mode="json"),
-        "left_out": [[datasets[o.index].attrs["tile"], o.reason] for o in measured.left_out],
-    }
-    checkpoint.save(folder, model, provenance=provenance)
+def make(folder: Path, run: str, cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> Mapping[str, Any]:
+    """Pre-train on one process or many, going on where a killed run stopped, and tell what came of it.
+
+    Parameters
+    ----------
+    folder
+        The checkpoint's; tables and pictures go beside it.
+    run
+        Names the run's own folder, `where.training`/RUN: its record stays there, its states go when it has ended.
+    """
+    with alone_at(where.training / run, folder.parent / "run") as kept:
+        plan = Plan(cubes=tuple(cubes), request=request, where=where, run=run, out=folder, kept=kept)
+        watched = Watched(run, request.steps)
+        if request.processes > 1:
+            run_ranks(plan, lambda done, loss: _tell(watched, request, done, loss))
+        else:
+            learn(plan, lambda step: _tell(watched, request, step.index + 1, step.loss))
+        learned = json.loads((kept / LEARNED).read_text())
+        properties = _tell_all(folder, kept, learned, request)
+        _assess(folder, cubes, request, where)
+        shutil.rmtree(kept / STATES, ignore_errors=True)
+    return properties
+
+
+def _tell(watched: Watched, request: PretrainRequest, done: int, loss: float) -> None:
+    progress.tell("pretrain", done, request.steps, f"loss {loss:.3f}")
+    watched.tell(done, loss)
+
+
+def _tell_all(folder: Path, kept: Path, learned: Mapping[str, Any], request: PretrainRequest) -> dict[str, Any]:
+    """Write the losses and the pictures beside the checkpoint; its item's properties."""
+    loss, terms = learned["loss"], learned["terms"]
+    write_whole(folder.parent / "loss.json", {k: learned[k] for k in ("loss", "terms", "skipped", "images")})
+    pictures.loss_curve(folder.parent / "loss.png", loss, terms)
+    pictures.reconstructions(folder.parent / "reconstructions.png", kept / GUESSES)
+    found = checkpoint.load(folder)
+    edge = max(1, min(10, len(loss) // 4))
     return {
         "mlm:name": f"RingMoE {request.preset} pre-trained",
         "mlm:architecture": "RingMoE: Swin V2 with modal-specialized, collaborative and shared experts",
         "mlm:tasks": ["similarity-search"],  # mlm 1.4 has no word nearer to features
         "mlm:framework": "PyTorch",
         "mlm:framework_version": torch.__version__.split("+")[0],
-        "mlm:total_parameters": sum(p.numel() for p in model.parameters()),
+        "mlm:total_parameters": sum(p.numel() for p in found.model.parameters()),
         "mlm:pretrained": True,
-        "mlm:input": bands_of(measured.contract),
+        "mlm:input": bands_of(found.contract),
         "mlm:output": [
             {
                 "name": "feature pyramid",
                 "tasks": ["similarity-search"],
                 "result": {
-                    "shape": [-1, model.config.dim * 8, -1, -1],
+                    "shape": [-1, found.config.dim * 8, -1, -1],
                     "dim_order": ["batch", "channel", "height", "width"],
                     "data_type": "float32",
                 },
             }
         ],
-        "ringmoe:contract": measured.contract.digest(),
-        "ringmoe:loss_first": sum(history.loss[:edge]) / edge,
-        "ringmoe:loss_last": sum(history.loss[-edge:]) / edge,
-        "ringmoe:terms_last": {k: sum(v[-edge:]) / len(v[-edge:]) for k, v in history.terms.items()},
-        "ringmoe:images": history.images,
-        "ringmoe:skipped_steps": len(history.skipped),
-        "ringmoe:left_out": provenance["left_out"],
+        "ringmoe:contract": found.contract.digest(),
+        "ringmoe:loss_first": sum(loss[:edge]) / edge,
+        "ringmoe:loss_last": sum(loss[-edge:]) / edge,
+        "ringmoe:terms_last": {k: sum(v[-edge:]) / len(v[-edge:]) for k, v in terms.items()},
+        "ringmoe:images": learned["images"],
+        "ringmoe:skipped_steps": len(learned["skipped"]),
+        "ringmoe:left_out": learned["left_out"],
     }
 
 
-def preset(request: PretrainRequest) -> RingMoEConfig:
-    """The configuration a request names, for its chips.
+def _assess(folder: Path, cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> None:
+    """Write what the frozen features are worth beside the checkpoint."""
+    found = checkpoint.load(folder, device=device())
+    trained = [c for c in within(cubes, request.area) if c.attrs["modality"] in set(found.contract.inputs)]
+    write_whole(folder.parent / "evaluation.json", assess.table(found.model, trained, request, where))
 
-    Raises
-    ------
-    ConfigError
-        When there is no preset of that name.
-    """
-    known = {
-        "nano": presets.nano,
-        "tiny": presets.tiny,
-        "small": presets.small,
-        "base": presets.base,
-        "large": presets.large,
-        "giant": presets.giant,
-    }
-    if request.preset not in known:
-        raise ConfigError(
-            f"there is no preset {request.preset}",
-            item="--preset",
-            enough=f"one of {', '.join(known)}",
-            todo="choose one of these",
-        )
-    return known[request.preset](request.chip_px)
+
+def show(made: ItemRef) -> None:
+    """Losses, guesses and the table of a model on Prefect's pages."""
+    run, folder = made.id.removeprefix("pretrain_"), Path(made.asset).parent
+    show_picture(f"loss-{run}", folder / "loss.png", "Loss by step, and each term over its start")
+    show_picture(f"reconstructions-{run}", folder / "reconstructions.png", "Chips, what is shown of them, the guess")
+    table = json.loads((folder / "evaluation.json").read_text())
+    text = table["note"] or f"Shares of pixels told right by frozen features; {table['split']}"
+    show_table(f"evaluation-{run}", table["rows"] or [{"note": table["note"]}], text)
 
 
 @task(name="pretrain", cache_policy=NO_CACHE)
 def pretrain_task(cubes: list[ItemRef], request: PretrainRequest, where: Where) -> ItemRef:
     """One checkpoint, on the GPU where there is one."""
-    return once(draft(cubes, request, where), Ledger(where.published))
+    made = once(draft(cubes, request, where), Ledger(where.published))
+    if made.fresh:
+        show(made)
+    return made
 
 
 @flow(name="pretrain", validate_parameters=False)

@@ -105,6 +105,8 @@ class Where(BaseModel):
     """Processes of the local cluster."""
     threads: int = Field(default=2, ge=1)
     """Threads of torch."""
+    keep_every: int = Field(default=100, ge=1)
+    """Steps between two states of a training run, from which a killed one goes on."""
     unit_seconds: float | None = Field(default=3600.0, gt=0)
     """How long a unit may be at work before it is ended; None is no limit."""
     performance_report: Path | None = None
@@ -116,6 +118,11 @@ class Where(BaseModel):
     def searches(self) -> Path:
         """Answered parts of searches, beside what is published."""
         return self.published.parent / "searches"
+
+    @property
+    def training(self) -> Path:
+        """Records and states of training runs, beside what is published."""
+        return self.published.parent / "training"
 
     @classmethod
     def of(cls, settings: Settings) -> Where:
@@ -131,6 +138,7 @@ class Where(BaseModel):
             dask_address=settings.dask_address,
             workers=settings.workers,
             threads=settings.threads,
+            keep_every=settings.keep_every,
             unit_seconds=settings.unit_seconds,
             performance_report=settings.performance_report,
             offset_policy=settings.offset_policy,
@@ -181,13 +189,19 @@ class PretrainRequest(BaseModel):
     preset: str = "nano"
     """A name of ringmoe.presets."""
     steps: int = Field(default=120, ge=1)
-    """Batches."""
+    """Steps of the optimiser."""
     chips: int = Field(default=32, ge=1)
-    """Chips a step, over all modalities."""
+    """Chips a batch, over all modalities and all processes."""
     chip_px: int = Field(default=64, ge=64, multiple_of=32)
     """Side of a chip."""
+    accumulate: int = Field(default=1, ge=1)
+    """Batches a step."""
     rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate; a tenth of the steps warm up to it."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What matrix products are computed in."""
+    processes: int = Field(default=1, ge=1)
+    """Processes that share the work, on a machine with GPUs one for each."""
     seed: int = 0
     """Another seed, another run."""
 

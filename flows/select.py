@@ -62,7 +62,8 @@ def within(cubes: Sequence[ItemRef], area: Area) -> list[xr.Dataset]:
 def _chunks(touched: np.ndarray) -> slice:
     """The whole chunks of an axis that hold everything touched."""
     places = np.flatnonzero(touched)
-    return slice(int(places[0]) // cube.CHUNK * cube.CHUNK, -(-(int(places[-1]) + 1) // cube.CHUNK) * cube.CHUNK)
+    stop = -(-(int(places[-1]) + 1) // cube.CHUNK) * cube.CHUNK
+    return slice(int(places[0]) // cube.CHUNK * cube.CHUNK, min(stop, len(touched)))
 
 
 def looks(dataset: xr.Dataset, period: Period, method: Method = "median") -> xr.Dataset | None:

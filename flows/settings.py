@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     """Worker processes of the local Dask cluster."""
     threads: int = Field(default_factory=lambda: max(1, os.cpu_count() or 1))
     """Threads of torch; part of what makes a CPU run repeatable."""
+    keep_every: int = Field(default=100, ge=1)
+    """Steps of training between two states, from which a killed run goes on."""
     unit_seconds: float | None = Field(default=3600.0, gt=0)
     """How long one cube or composite may be at work before it is ended and listed; None is no limit."""
     performance_report: Path | None = None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
+from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,8 @@ from torch.distributed.tensor import DTensor
 
 from ringmoe import training_state
 from ringmoe.determinism import deterministic
-from ringmoe.errors import TrainingError
+from ringmoe.errors import CheckpointError, TrainingError
+from ringmoe.history import History, Record, Step
 from ringmoe.moe import Router
 from ringmoe.optim import LeanAdamW
 from ringmoe.parallel import clip_gradients
@@ -31,7 +33,9 @@ class TrainConfig:
     """How a model is trained."""
 
     steps: int = 300
-    """Batches to learn from."""
+    """Steps of the optimiser."""
+    accumulate: int = 1
+    """Batches to a step; their gradients are averaged before it."""
     rate: float = 1e-3
     """Highest learning rate."""
     warmup: int = 20
@@ -58,6 +62,8 @@ class TrainConfig:
     """Folder of the run's states; where it holds one, training goes on from there. None keeps none."""
     keep_every: int = 100
     """Steps between two states."""
+    run: str = ""
+    """What else makes the run what it is, as a hash of its data; states of another run are refused."""
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step: linear to `rate` over the warm-up, then half a cosine down to `final * rate`."""
@@ -65,45 +71,6 @@ class TrainConfig:
             return self.rate * (step + 1) / self.warmup
         done = (step - self.warmup) / max(self.steps - self.warmup - 1, 1)
         return self.rate * (self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step, as told to whoever watches."""
-
-    index: int
-    """From 0."""
-    loss: float
-    """What was minimised; not finite where the step was skipped."""
-    terms: Mapping[str, float]
-    """The named terms of the loss."""
-    rate: float
-    """Learning rate."""
-    images: int
-    """Images in the batch."""
-    skipped: bool
-    """True where loss or gradient was not finite and the weights were left alone."""
-
-
-@dataclass(frozen=True)
-class History:
-    """What a training run did."""
-
-    loss: tuple[float, ...]
-    """Loss of every step that counted."""
-    terms: Mapping[str, tuple[float, ...]]
-    """The same per named term; a step whose batch lacks a term is missing from it."""
-    skipped: tuple[int, ...]
-    """Steps whose loss or gradient was not finite."""
-    images: int
-    """Images seen."""
-    seconds: float
-    """Wall time; it is measured, so it is not the same twice."""
-
-    @property
-    def images_per_second(self) -> float:
-        """Images seen per second of wall time, loading included."""
-        return self.images / max(self.seconds, 1e-9)
 
 
 def fit(
@@ -127,8 +94,8 @@ def fit(
     loss_of
         Loss and named terms of one batch; on many ranks the whole batch's, the same on each (see ringmoe.parallel).
     batches
-        Batches from the first step on, or a function of the step to begin with that gives them, as a sampler's
-        `stream`; a stopped run goes on with the batch it would have had.
+        Batches from the first on, `config.accumulate` to a step, or a function of the number of the batch to begin
+        with that gives them, as a sampler's `stream`; a stopped run goes on with the batch it would have had.
     size
         Images in one batch, of this rank.
     on_step
@@ -139,27 +106,26 @@ def fit(
     TrainingError
         When `config.patience` steps in a row are not finite, or batches run out.
     CheckpointError
-        When a state cannot be kept, is damaged, or is of another model.
+        When a state cannot be kept, is damaged, or is of another model or another run.
     """
-    optimiser = _optimiser(module, config)
-    device = device_of(module)
-    record = _Record()
-    first = _resumed(module, optimiser, record, config)
-    source = iter(batches(first) if callable(batches) else islice(batches, first, None))
-    start = time.perf_counter()
-    with deterministic(threads=config.threads, device=device):
+    learner = _Learner(module, loss_of, size, config)
+    record = Record()
+    first = _resumed(learner, record)
+    begin = first * config.accumulate
+    source = iter(batches(begin) if callable(batches) else islice(batches, begin, None))
+    keeper = nullcontext() if config.keep_in is None else closing(training_state.Keeper(config.keep_in))
+    with deterministic(threads=config.threads, device=learner.device), keeper as keeping:
         module.train()
         for index in range(first, config.steps):
-            batch = _next(source, index, config)
-            torch.manual_seed(_seed_of(index, config))
-            step = _advance(module, optimiser, loss_of, batch, index, size(batch), config, device)
-            record.keep(step, config)
-            if config.keep_in is not None and (index + 1) % config.keep_every == 0:
-                training_state.save(config.keep_in, module, optimiser, index + 1, record.told())
+            step = learner.step(index, source)
+            record.keep(step, config.patience)
+            if keeping is not None and (index + 1) % config.keep_every == 0:
+                told = {"run": _identity(config), "history": record.told()}
+                keeping.keep(module, learner.optimiser, index + 1, told)
             if on_step is not None:
                 on_step(step)
         module.eval()
-    return record.history(time.perf_counter() - start)
+    return record.history()
 
 
 def _optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -172,89 +138,97 @@ def _optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     )
 
 
-def _resumed(module: nn.Module, optimiser: torch.optim.Optimizer, record: _Record, config: TrainConfig) -> int:
-    """Put back the last state kept, where there is one; the step to go on with."""
+_MATTERS_NOT = ("keep_in", "keep_every", "patience", "threads")
+"""Of a configuration; with another number of threads a run goes on, but not to the same bits."""
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """All of a configuration that makes a run another one, as JSON."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items() if k not in _MATTERS_NOT}
+
+
+def _resumed(learner: _Learner[Any], record: Record) -> int:
+    """Put back the last state kept, where there is one; the step to go on with.
+
+    Raises
+    ------
+    CheckpointError
+        It is of another run.
+    """
+    config = learner.config
     kept = None if config.keep_in is None else training_state.latest(config.keep_in)
     if kept is None:
         return 0
-    training_state.restore(kept, module, optimiser)
-    record.put_back(kept.record)
+    before, now = kept.record.get("run", {}), _identity(config)
+    other = [f"{k} {before.get(k, 'nothing')} instead of {v}" for k, v in now.items() if before.get(k) != v]
+    if other:
+        raise CheckpointError(
+            "The folder holds the state of another run: " + ", ".join(other),
+            item=str(kept.folder),
+            enough="the folder of a run of the same data and configuration, or an empty one",
+            todo="go on with what that run began with, or keep this run's states elsewhere",
+        )
+    training_state.restore(kept, learner.module, learner.optimiser)
+    record.put_back(kept.record["history"])
     return kept.step
 
 
-def _seed_of(index: int, config: TrainConfig) -> int:
-    """Of a step's draws; ranks draw apart."""
+class _Learner(Generic[T]):
+    """A module, its optimiser and its loss, one step at a time."""
+
+    def __init__(
+        self, module: nn.Module, loss_of: Callable[[T], Loss], size: Callable[[T], int], config: TrainConfig
+    ) -> None:
+        self.module, self.loss_of, self.size, self.config = module, loss_of, size, config
+        self.optimiser = _optimiser(module, config)
+        self.trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+        self.device = device_of(module)
+
+    def step(self, index: int, source: Iterator[T]) -> Step:
+        """Learn from a step's batches, unless one is not finite."""
+        start, config = time.perf_counter(), self.config
+        rate, norm = config.rate_at(index), torch.tensor(math.nan)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        waited_s, images, finite = 0.0, 0, True
+        losses: list[Tensor] = []
+        terms: dict[str, list[Tensor]] = {}
+        for part in range(config.accumulate):
+            asked = time.perf_counter()
+            batch = _next(source, index, config)
+            waited_s += time.perf_counter() - asked
+            images += self.size(batch)
+            loss, named = self._loss(batch, index * config.accumulate + part)
+            losses.append(loss.detach())
+            for name, value in named.items():
+                terms.setdefault(name, []).append(value.detach())
+            finite = finite and bool(torch.isfinite(loss))
+            if finite:
+                (loss / config.accumulate if config.accumulate > 1 else loss).backward()
+        if finite:
+            norm = clip_gradients(self.trained, config.clip)
+            finite = bool(torch.isfinite(norm))
+        if finite:
+            self.optimiser.step()
+        values = {name: _mean(found) for name, found in terms.items()}
+        seconds = time.perf_counter() - start
+        return Step(index, _mean(losses), values, rate, images, not finite, float(norm), seconds, waited_s)
+
+    def _loss(self, batch: T, draw: int) -> Loss:
+        torch.manual_seed(_seed_of(draw, self.config))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            return self.loss_of(batch)
+
+
+def _mean(values: list[Tensor]) -> float:
+    return float(values[0] if len(values) == 1 else torch.stack(values).mean())
+
+
+def _seed_of(draw: int, config: TrainConfig) -> int:
+    """Of a batch's draws, a batch of a step counted as one; ranks draw apart."""
     rank = dist.get_rank() if dist.is_initialized() else 0
-    return config.seed * 1_000_003 + index + rank * 500_000_003
-
-
-def _advance(
-    module: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    loss_of: Callable[[T], Loss],
-    batch: T,
-    index: int,
-    images: int,
-    config: TrainConfig,
-    device: torch.device,
-) -> Step:
-    rate = config.rate_at(index)
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        loss, terms = loss_of(batch)
-    optimiser.zero_grad(set_to_none=True)
-    finite = bool(torch.isfinite(loss))
-    if finite:
-        loss.backward()
-        trained = [p for group in optimiser.param_groups for p in group["params"]]
-        finite = bool(torch.isfinite(clip_gradients(trained, config.clip)))
-    if finite:
-        optimiser.step()
-    values = {name: float(value.detach()) for name, value in terms.items()}
-    return Step(index, float(loss.detach()), values, rate, images, skipped=not finite)
-
-
-class _Record:
-    """Steps becoming a history; stops a run that has gone wrong."""
-
-    def __init__(self) -> None:
-        self.loss: list[float] = []
-        self.terms: dict[str, list[float]] = {}
-        self.skipped: list[int] = []
-        self.images = 0
-        self.in_a_row = 0
-
-    def keep(self, step: Step, config: TrainConfig) -> None:
-        self.images += step.images
-        if not step.skipped:
-            self.in_a_row = 0
-            self.loss.append(step.loss)
-            for name, value in step.terms.items():
-                self.terms.setdefault(name, []).append(value)
-            return
-        self.skipped.append(step.index)
-        self.in_a_row += 1
-        if self.in_a_row >= config.patience:
-            bad = ", ".join(name for name, value in step.terms.items() if not math.isfinite(value))
-            raise TrainingError(
-                f"{self.in_a_row} steps in a row had a loss or gradient that is not finite",
-                item=f"step {step.index}, {f'terms {bad}' if bad else 'the gradient'}",
-                enough=f"one finite step in {config.patience}",
-                todo="look for pixels far outside the contract's range, lower the rate, or train in float32",
-            )
-
-    def told(self) -> dict[str, Any]:
-        """All of it as JSON."""
-        return dict(vars(self))
-
-    def put_back(self, told: Mapping[str, Any]) -> None:
-        """Make it what it was when it was told."""
-        vars(self).update(told)
-
-    def history(self, seconds: float) -> History:
-        terms = {name: tuple(values) for name, values in self.terms.items()}
-        return History(tuple(self.loss), terms, tuple(self.skipped), self.images, seconds)
+    return config.seed * 1_000_003 + draw + rank * 500_000_003
 
 
 def _next(source: Iterator[T], index: int, config: TrainConfig) -> T:
@@ -264,7 +238,7 @@ def _next(source: Iterator[T], index: int, config: TrainConfig) -> T:
         raise TrainingError(
             "the batches ran out",
             item=f"step {index}",
-            enough=f"{config.steps} batches",
+            enough=f"{config.steps * config.accumulate} batches",
             todo="train fewer steps, or give a sampler's stream, which has no end",
         ) from None
 

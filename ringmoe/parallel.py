@@ -257,7 +257,8 @@ def part_of(batch: Batch, rank: int, ranks: int) -> Batch:
     parts = {}
     for modality, chips in batch.items():
         mine = slice(rank * len(chips) // ranks, (rank + 1) * len(chips) // ranks)
-        parts[modality] = Chips(chips.pixels_BCHW[mine], chips.valid_BHW[mine])
+        gsd_B = None if chips.gsd_B is None else chips.gsd_B[mine]
+        parts[modality] = Chips(chips.pixels_BCHW[mine], chips.valid_BHW[mine], chips.bands, gsd_B)
     return parts
 
 

@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ringmoe.loop import History, Loss, Step, TrainConfig, device_of, fit
+from ringmoe.history import History, Step
+from ringmoe.loop import Loss, TrainConfig, device_of, fit
 from ringmoe.modality import Batch, Chips, Modality
 
 __all__ = ["History", "Step", "TrainConfig", "adapt", "distil", "fit", "pretrain"]

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from torch.distributed.tensor import empty as empty_dtensor
 from ringmoe.errors import CheckpointError
 
 RECORD = "state.json"
-FORMAT = 1
+FORMAT = 2
 PARTIAL = ".partial"
 MODULE, MOMENTS = "module.", "optimiser."
 
@@ -65,18 +66,70 @@ def save(
     CheckpointError
         The state cannot be written.
     """
-    root = Path(folder)
+    return _write(Path(folder), _tensors(module, optimiser), step, dict(record or {}), None)
+
+
+class Keeper:
+    """Keeps states while training goes on: each is copied to the host's memory at once, and written by a thread.
+
+    Where the state before is still being written, the next waits for it. Ranks meet in a group of their own, so that
+    what they say of states never mixes with what they say of gradients. Every rank must make and close one together.
+
+    Parameters
+    ----------
+    folder
+        As in `save`.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._group = dist.new_group(backend="gloo") if dist.is_initialized() else None
+        self._pool = ThreadPoolExecutor(1, "training-state")
+        self._writing: Future[Path] | None = None
+
+    def keep(
+        self, module: nn.Module, optimiser: torch.optim.Optimizer, step: int, record: Mapping[str, Any] | None = None
+    ) -> None:
+        """As `save`, but what is kept may be changed at once; `record` may not.
+
+        Raises
+        ------
+        CheckpointError
+            The state before this one could not be written.
+        """
+        self.wait()
+        copies = {name: _copied(tensor) for name, tensor in _tensors(module, optimiser).items()}
+        self._writing = self._pool.submit(_write, self.folder, copies, step, dict(record or {}), self._group)
+
+    def wait(self) -> None:
+        """Until the last state lies on the disk; CheckpointError where it could not be written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        """Wait for the last state, and end the thread."""
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+
+
+def _write(
+    root: Path, tensors: dict[str, Tensor], step: int, record: Mapping[str, Any], group: dist.ProcessGroup | None
+) -> Path:
+    """Every rank its own part, then the first one makes the state whole."""
     final, partial = root / _name(step), root / (_name(step) + PARTIAL)
     try:
         if _first():
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        _meet()
-        dcp.save(_tensors(module, optimiser), storage_writer=_writer(partial), no_dist=not dist.is_initialized())
-        _meet()
+        _meet(group)
+        dcp.save(tensors, storage_writer=_writer(partial), no_dist=not dist.is_initialized(), process_group=group)
+        _meet(group)
         if _first():
-            _finish(partial, final, {"format": FORMAT, "step": step, "record": dict(record or {})})
-        _meet()
+            _finish(partial, final, {"format": FORMAT, "step": step, "record": record})
+        _meet(group)
     except (OSError, dcp.CheckpointException) as error:
         raise CheckpointError(
             f"The state of training cannot be kept: {error}",
@@ -85,6 +138,15 @@ def save(
             todo="free some room or choose another folder; the state before this one is whole",
         ) from error
     return final
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """The same in the host's memory, its own."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach().to("cpu", copy=True)
+    mine = tensor.to_local().detach().to("cpu", copy=True)
+    mesh, placements = tensor.device_mesh, tensor.placements
+    return DTensor.from_local(mine, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
 
 
 def latest(folder: str | os.PathLike[str]) -> Kept | None:
@@ -144,9 +206,9 @@ def _first() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
-def _meet() -> None:
+def _meet(group: dist.ProcessGroup | None) -> None:
     if dist.is_initialized():
-        dist.barrier()
+        dist.barrier(group)
 
 
 def _writer(path: Path) -> dcp.HuggingFaceStorageWriter:

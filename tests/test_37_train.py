@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -185,3 +186,64 @@ def test_what_was_set_before_training_is_set_after():
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def squares(seed: int = 0) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(8, 1)
+
+
+def square_of(module: nn.Module) -> Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]:
+    def loss_of(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = (module(batch) - 1).square().mean()
+        return loss, {"square": loss}
+
+    return loss_of
+
+
+def test_two_half_batches_to_a_step_are_one_whole_batch():
+    """Gradients are averaged: weights and losses agree to 1e-6; images of both halves count."""
+    batches = list(torch.randn(6, 16, 8, generator=torch.Generator().manual_seed(0)))
+    whole, halves = squares(), squares()
+    once = fit(whole, square_of(whole), batches, TrainConfig(steps=6, warmup=1, threads=1), size=len)
+    config = TrainConfig(steps=6, warmup=1, threads=1, accumulate=2)
+    parts = [half for batch in batches for half in batch.chunk(2)]
+    twice = fit(halves, square_of(halves), parts, config, size=len)
+    assert twice.loss == pytest.approx(once.loss, abs=1e-6)
+    assert twice.terms["square"] == pytest.approx(once.terms["square"], abs=1e-6)
+    assert twice.images == once.images == 96
+    torch.testing.assert_close(halves.weight, whole.weight, rtol=0, atol=1e-6)
+
+
+def test_a_step_one_of_whose_batches_is_not_finite_is_skipped():
+    """Half a gradient does not reach the weights."""
+    module = squares()
+    before = module.weight.detach().clone()
+    config = TrainConfig(steps=1, warmup=1, threads=1, accumulate=2)
+    history = fit(module, square_of(module), [torch.ones(2, 8), torch.full((2, 8), math.nan)], config, size=len)
+    assert history.skipped == (0,)
+    assert torch.equal(module.weight, before)
+
+
+def test_the_wait_for_batches_is_told():
+    """A loader that sleeps 30 ms a batch makes every step wait as long, and the history too."""
+    module, steps = squares(), []
+
+    def slow() -> Iterator[Tensor]:
+        while True:
+            time.sleep(0.03)
+            yield torch.ones(2, 8)
+
+    history = fit(module, square_of(module), slow(), TrainConfig(steps=4, threads=1), size=len, on_step=steps.append)
+    assert all(0.03 <= step.waited_s <= step.seconds for step in steps)
+    assert history.waited_s == pytest.approx(sum(step.waited_s for step in steps))
+    assert history.waited_s <= history.seconds
+
+
+def test_the_norm_told_is_that_of_the_gradient_before_it_is_clipped():
+    """Of a loss 3 w + 4 v the gradient is (3, 4): 5, whatever it is clipped to."""
+    module, steps = nn.Linear(2, 1, bias=False), []
+    loss_of = lambda batch: (module(batch).sum(), {})  # noqa: E731
+    batches = [torch.tensor([[3.0, 4.0]])]
+    fit(module, loss_of, batches, TrainConfig(steps=1, clip=0.1, threads=1), size=len, on_step=steps.append)
+    assert steps[0].norm == pytest.approx(5.0)

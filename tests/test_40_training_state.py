@@ -15,9 +15,11 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ringmoe import training_state
 from ringmoe.errors import CheckpointError, TrainingError
-from ringmoe.loop import History, TrainConfig, fit
-from ringmoe.training_state import RECORD, latest, restore, save
+from ringmoe.history import History
+from ringmoe.loop import TrainConfig, fit
+from ringmoe.training_state import RECORD, Keeper, latest, restore, save
 
 
 def run(folder: Path | None, moments: str, batches: int = 12) -> tuple[History, nn.Module]:
@@ -111,3 +113,61 @@ def test_states_that_cannot_be_gone_on_from_are_refused(tmp_path):
     (folder / RECORD).write_text("{")
     with pytest.raises(CheckpointError, match="cannot be read"):
         latest(tmp_path)
+
+
+def test_a_state_of_another_run_is_refused(tmp_path):
+    """Another rate, other data: the error names what differs; more patience or another pace of states does not."""
+    module, batches = nn.Linear(4, 1), [torch.ones(2, 4)] * 4
+
+    def fitted(**more: object) -> History:
+        config = TrainConfig(**{"steps": 4, "threads": 1, "keep_in": str(tmp_path), "keep_every": 2, "run": "a"} | more)
+        return fit(module, lambda b: (module(b).square().mean(), {}), batches, config, size=len)
+
+    assert len(fitted().loss) == 4
+    with pytest.raises(CheckpointError, match=r"another run: rate 0\.001 instead of 0\.5"):
+        fitted(rate=0.5)
+    with pytest.raises(CheckpointError, match="another run: run a instead of b"):
+        fitted(run="b")
+    assert len(fitted(keep_every=3, patience=2).loss) == 4
+
+
+def test_what_is_kept_is_what_was_there_at_the_time(tmp_path):
+    """Weights changed while the thread still writes do not reach the disk; the next state waits for it."""
+    module = nn.Linear(1500, 1500)
+    optimiser, keeper = torch.optim.AdamW(module.parameters()), Keeper(tmp_path)
+    for step in (1, 2):
+        nn.init.constant_(module.weight, step)
+        keeper.keep(module, optimiser, step, {"step": step})
+        nn.init.constant_(module.weight, -1)
+    keeper.close()
+    kept = latest(tmp_path)
+    restore(kept, module, optimiser)
+    assert (kept.step, kept.record) == (2, {"step": 2})
+    assert bool((module.weight == 2).all())
+
+
+def test_training_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+    """While a state takes half a second to write, the steps after it go on; the run waits for it at its end alone."""
+    write, done = training_state._write, []
+
+    def slow(*args: object) -> Path:
+        time.sleep(0.5)
+        done.append(time.perf_counter())
+        return write(*args)
+
+    monkeypatch.setattr(training_state, "_write", slow)
+    module, ends = nn.Linear(4, 1), []
+    config = TrainConfig(steps=8, threads=1, keep_in=str(tmp_path), keep_every=5)
+    listen = lambda step: ends.append(time.perf_counter())  # noqa: E731
+    fit(module, lambda b: (module(b).square().mean(), {}), [torch.ones(2, 4)] * 8, config, size=len, on_step=listen)
+    assert ends[-1] < done[0]
+    assert latest(tmp_path).step == 5
+
+
+def test_a_state_that_cannot_be_written_stops_the_run(tmp_path):
+    """The thread's error comes back, in its four parts."""
+    (tmp_path / "states").write_text("a file")
+    keeper, module = Keeper(tmp_path / "states"), nn.Linear(4, 1)
+    keeper.keep(module, torch.optim.AdamW(module.parameters()), 1)
+    with pytest.raises(CheckpointError, match="cannot be kept"):
+        keeper.close()

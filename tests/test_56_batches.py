@@ -46,7 +46,6 @@ class Light:
 def work(number: int, payload: bytes, kind: str, log: str) -> int:
     """What a worker does with one; which units were begun is written to a file."""
     import os
-    import time
     from pathlib import Path
 
     if log:
@@ -195,7 +194,6 @@ def slow_task() -> Any:
 
     @task(cache_policy=NO_CACHE)
     def make_one(unit: Any, published: Path) -> Any:
-        import time
 
         from flows.refs import ItemRef
 

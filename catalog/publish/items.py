@@ -190,7 +190,7 @@ def model_item(
     footprint: Mapping[str, Any],
     sources: Sources,
 ) -> dict[str, Any]:
-    """Publish a checkpoint whose files lie in folder/checkpoint.
+    """Publish a checkpoint whose files lie in folder/checkpoint; tables and pictures of its training lie beside it.
 
     Parameters
     ----------
@@ -212,6 +212,10 @@ def model_item(
         if weights:
             asset.extra_fields |= {"mlm:artifact_type": "safetensors"} | bands
         item.add_asset(file.stem, asset)
+    for file in sorted(p for p in folder.iterdir() if p.is_file()):
+        kind, role = ("image/png", "overview") if file.suffix == ".png" else ("application/json", "metadata")
+        name = f"{file.stem}_picture" if role == "overview" else file.stem
+        item.add_asset(name, _file(folder, file.name, file.name, kind, [role]))
     return commit(ledger, "models", item)
 
 

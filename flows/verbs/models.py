@@ -29,19 +29,32 @@ def pretrain(
     bbox: Bbox = None,
     area: AreaFile = None,
     preset: Annotated[str, typer.Option(help="A configuration of ringmoe.presets.")] = "nano",
-    steps: Annotated[int, typer.Option(help="Batches to learn from.")] = 200,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to learn.")] = 200,
+    chips: Annotated[int, typer.Option(min=1, help="Chips of a batch, over all modalities.")] = 32,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches to a step.")] = 1,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share the work: one a GPU.")] = 1,
     seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
-    """Pre-train a model on the cubes of an area."""
+    """Pre-train a model on the cubes of an area; killed, the same command goes on from the last state kept."""
     settings = settings_of(home)
     from flows import asking, shelf
     from flows.pretrain import pretrain as flow
     from flows.refs import PretrainRequest
 
     place = asking.area_of(settings, bbox, area)
-    request = PretrainRequest(area=place, preset=preset, steps=steps, seed=seed)
+    request = PretrainRequest(
+        area=place,
+        preset=preset,
+        steps=steps,
+        chips=chips,
+        accumulate=accumulate,
+        precision="bfloat16" if bf16 else "float32",
+        processes=processes,
+        seed=seed,
+    )
     with working(settings):
         made = flow(shelf.cubes(asking.where(settings), place), request, asking.where(settings))
     report_items("Model", [made], json)

@@ -1,0 +1,227 @@
+"""Pre-training by itself: cubes and a request to a checkpoint, its losses and its guesses, on one rank or many."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import xarray as xr
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from catalog.errors import Refusal
+from catalog.ledger import write_whole
+from flows.models import device, recipe_of
+from flows.refs import ItemRef, PretrainRequest, Where
+from flows.select import within
+from ringmoe import checkpoint, presets
+from ringmoe.backbone import RingMoE, RingMoEConfig
+from ringmoe.data import EQUAL_MIX, ChipSampler, Crop
+from ringmoe.errors import ConfigError
+from ringmoe.guesses import guesses
+from ringmoe.history import History, Step
+from ringmoe.loop import TrainConfig
+from ringmoe.measure import Measured, measure_contract
+from ringmoe.modality import Batch
+from ringmoe.objectives import MaskedModelling, Objective
+from ringmoe.parallel import Layout, distribute, part_of, ranks_of_torchrun, summed_over_ranks
+from ringmoe.record import Recorder, measured_peak
+from ringmoe.train import pretrain as train
+
+LEARNED, GUESSES, REFUSED, STATES = "learned.json", "guesses.safetensors", "refused.json", "states"
+LINES = 2000
+"""Lines of the record that a run of any length has, about."""
+
+
+class Plan(BaseModel):
+    """A run of pre-training, as its ranks are told of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cubes: tuple[ItemRef, ...]
+    """What is learned from."""
+    request: PretrainRequest
+    """How."""
+    where: Where
+    """Threads of each rank, steps between two states."""
+    run: str
+    """Hash of all that determines the result."""
+    out: Path
+    """Folder that the checkpoint is written to."""
+    kept: Path
+    """Folder of the record, the states, and what is told of the end."""
+
+
+def learn(plan: Plan, on_step: Callable[[Step], None] | None = None) -> None:
+    """Pre-train by masked modelling on all modalities at once, going on where a killed run of the plan stopped.
+
+    The checkpoint goes to `plan.out`; LEARNED and GUESSES to `plan.kept`.
+    """
+    request, ranks = plan.request, dist.get_world_size() if dist.is_initialized() else 1
+    datasets = within(plan.cubes, request.area)
+    shape = preset(request)
+    measured = measure_contract(datasets, described=shape.embedding == "spectral", seed=request.seed)
+    sampler = _sampler([datasets[i] for i in measured.used], measured, request)
+    torch.manual_seed(request.seed)
+    model = RingMoE(shape, measured.contract).to(device())
+    objective = _objective(model, ranks).to(device())
+    if ranks > 1:
+        distribute(model, Layout(shards=ranks), beside=objective)
+    with _recorder(plan, model) as recorder:
+
+        def tell(step: Step) -> None:
+            recorder(step)
+            if on_step is not None:
+                on_step(step)
+
+        history = train(model, objective, lambda first: _parts(sampler, first), recipe(plan, ranks), on_step=tell)
+    model, objective = _whole(model, objective, ranks)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        left_out = [[datasets[o.index].attrs["tile"], o.reason] for o in measured.left_out]
+        _write(plan, model, history, left_out)
+        _keep_guesses(plan, model, objective, sampler.batch(request.steps * request.accumulate))
+
+
+def _sampler(cubes: Sequence[xr.Dataset], measured: Measured, request: PretrainRequest) -> ChipSampler:
+    crop = Crop(chip_px=request.chip_px)
+    return ChipSampler(cubes, measured.contract, batch=request.chips, mix=EQUAL_MIX, crop=crop, seed=request.seed)
+
+
+def _parts(sampler: ChipSampler, first: int) -> Iterator[Batch]:
+    """This rank's part of every batch."""
+    if not dist.is_initialized():
+        return sampler.stream(first)
+    return (part_of(batch, dist.get_rank(), dist.get_world_size()) for batch in sampler.stream(first))
+
+
+def _objective(model: RingMoE, ranks: int = 1) -> MaskedModelling:
+    return MaskedModelling(Objective(model, summed=summed_over_ranks() if ranks > 1 else None))
+
+
+def recipe(plan: Plan, ranks: int) -> TrainConfig:
+    """How a plan trains, on so many ranks that share its threads."""
+    request, where = plan.request, plan.where
+    return replace(
+        recipe_of(request, where),
+        accumulate=request.accumulate,
+        precision=request.precision,
+        threads=max(1, where.threads // ranks),
+        keep_in=str(plan.kept / STATES),
+        keep_every=where.keep_every,
+        run=plan.run,
+    )
+
+
+def _recorder(plan: Plan, model: RingMoE) -> Recorder:
+    request = plan.request
+    dtype = torch.bfloat16 if request.precision == "bfloat16" else torch.float32
+    cost = presets.describe(preset(request), model.contract, request.chip_px)
+    return Recorder(
+        plan.kept,
+        model,
+        every=max(1, request.steps // LINES),
+        flops_per_image=3 * cost.flops,
+        peak_flops=measured_peak(device(), dtype),
+    )
+
+
+def _whole(model: RingMoE, objective: MaskedModelling, ranks: int) -> tuple[RingMoE, MaskedModelling]:
+    """Both on one device, all their parts gathered; every rank takes part."""
+    if ranks == 1:
+        return model, objective
+    whole = RingMoE.from_tensors(model.config, model.contract, _gathered(model))
+    own = _objective(whole)
+    own.load_state_dict(_gathered(objective))
+    return whole.eval(), own
+
+
+def _gathered(module: nn.Module) -> dict[str, Tensor]:
+    state = module.state_dict()
+    return {name: (t.full_tensor() if isinstance(t, DTensor) else t).cpu() for name, t in state.items()}
+
+
+def _write(plan: Plan, model: RingMoE, history: History, left_out: list[list[Any]]) -> None:
+    provenance = {
+        "step": "pretrain",
+        "cubes": [c.id for c in plan.cubes],
+        "request": plan.request.model_dump(mode="json"),
+        "left_out": left_out,
+    }
+    checkpoint.save(plan.out, model, provenance=provenance)
+    told = {name: value for name, value in asdict(history).items() if name not in ("seconds", "waited_s")}
+    write_whole(plan.kept / LEARNED, told | {"left_out": left_out})
+
+
+def _keep_guesses(plan: Plan, model: RingMoE, objective: MaskedModelling, batch: Batch) -> None:
+    """Of a batch that was not learned from."""
+    found = guesses(model, objective, batch, seed=plan.request.seed)
+    tensors = {
+        f"{m}/{name}": getattr(guess, name).contiguous()
+        for m, guess in found.items()
+        for name in ("truth_CHW", "known_CHW", "guess_CHW", "hidden_HW")
+    }
+    channels = {m.value: ",".join(guess.channels) for m, guess in found.items()}
+    save_file(tensors, plan.kept / GUESSES, metadata=channels)
+
+
+def preset(request: PretrainRequest) -> RingMoEConfig:
+    """The configuration a request names, for its chips.
+
+    Raises
+    ------
+    ConfigError
+        When there is no preset of that name.
+    """
+    known = {
+        "nano": presets.nano,
+        "tiny": presets.tiny,
+        "small": presets.small,
+        "base": presets.base,
+        "large": presets.large,
+        "giant": presets.giant,
+    }
+    if request.preset not in known:
+        raise ConfigError(
+            f"there is no preset {request.preset}",
+            item="--preset",
+            enough=f"one of {', '.join(known)}",
+            todo="choose one of these",
+        )
+    return known[request.preset](request.chip_px)
+
+
+def _end_with_parent() -> None:
+    """Whoever started the ranks holds the other end of standard input; it closes when they die, however they die."""
+
+    def wait() -> None:
+        os.read(sys.stdin.fileno(), 1)  # unbuffered: a lock held at the interpreter's end would abort it
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def main() -> None:
+    """`torchrun -m flows.learn PLAN.json`: one rank; a refusal goes to a file, for whoever started the ranks."""
+    _end_with_parent()
+    plan = Plan.model_validate_json(Path(sys.argv[1]).read_bytes())
+    try:
+        with ranks_of_torchrun():
+            learn(plan)
+    except Refusal as error:
+        parts = {"what": error.what, "item": error.item, "enough": error.enough, "todo": error.todo}
+        (plan.kept / REFUSED).write_text(json.dumps(parts))
+        raise
+
+
+if __name__ == "__main__":
+    main()
