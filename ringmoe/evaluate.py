@@ -194,6 +194,8 @@ def frozen_table(
 ) -> dict[str, Probed]:
     """Frozen features of models, each stage and all of them, in one table with what takes no model.
 
+    Features of a stage are its map's mean and standard deviation over the chip.
+
     Parameters
     ----------
     models
@@ -209,7 +211,7 @@ def frozen_table(
     contract = _shared_contract(models, modality, train.chips[0])
     kinds: dict[str, tuple[Tensor, Tensor]] = {}
     for name, model in models.items():
-        stages = [features(model, part.chips, modality) for part in (train, test)]
+        stages = [features(model, part.chips, modality, spread=True) for part in (train, test)]
         kinds |= {f"{name}/stage{i}": pair for i, pair in enumerate(zip(*stages, strict=True), start=1)}
         kinds[name] = (torch.cat(stages[0], 1), torch.cat(stages[1], 1))
     kinds["image_statistics"] = (image_statistics(contract, train.chips), image_statistics(contract, test.chips))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ringmoe.backbone import STRIDE
 from ringmoe.contract import InputContract
 from ringmoe.embed import normalised
-from ringmoe.modality import BandSpec, Chips
+from ringmoe.modality import BandSpec, Chips, Modality
 
 FILTERS = 32
 """Random filters at each scale; both signs of each count."""
@@ -32,6 +32,9 @@ SHRINK = 0.03
 
 TEMPERATURE = 0.2
 """Of the comparison of views."""
+
+LIGHT = 0.5
+"""Largest logarithm of the factor between the lights of two views."""
 
 Summed = Callable[[Tensor], Tensor]
 
@@ -88,7 +91,11 @@ class Whitening(nn.Module):
         mean_T = summed((x_NT * count_N[:, None]).sum(0)) / total
         off_NT = (x_NT - mean_T) * count_N[:, None]
         covariance_TT = summed(off_NT.T @ off_NT) / total
-        for kept, new in ((self.mean_T, mean_T), (self.covariance_TT, covariance_TT), (self.weight, torch.ones_like(total))):
+        for kept, new in (
+            (self.mean_T, mean_T),
+            (self.covariance_TT, covariance_TT),
+            (self.weight, torch.ones_like(total)),
+        ):
             kept.lerp_(new, 1 - MOMENTUM)
         variance_T, turned_TT = torch.linalg.eigh((self.covariance_TT / self.weight).cpu().double())
         variance_T = variance_T.clamp(min=0)
@@ -138,18 +145,27 @@ class ViewTerm(nn.Module):
             means.append((map_BDHW * seen_B1HW).sum((2, 3)) / seen_B1HW.sum((2, 3)).clamp(min=1))
         z_ND = F.normalize(self.project(torch.cat(means, 1)).float(), dim=1)
         views = len(z_ND)
-        alike_NN = (z_ND @ z_ND.T / TEMPERATURE).masked_fill(torch.eye(views, dtype=torch.bool, device=z_ND.device), -1e9)
+        alike_NN = (z_ND @ z_ND.T / TEMPERATURE).masked_fill(
+            torch.eye(views, dtype=torch.bool, device=z_ND.device), -1e9
+        )
         fellow_N = (torch.arange(views, device=z_ND.device) + views // 2) % views
         loss_N = F.cross_entropy(alike_NN, fellow_N, reduction="none")
         return summed(loss_N.sum()) / summed(loss_N.new_tensor(float(views)))
 
 
-def twice(chips: Chips) -> Chips:
-    """Every image and, after all of them, the same ones mirrored or turned; the draw is torch's own."""
+def twice(chips: Chips, modality: Modality) -> Chips:
+    """Every image and, after all of them, the same ones mirrored or turned, in another light; draws are torch's own.
+
+    Light is one factor for all bands of an optical or multispectral image, as of another sun: it leaves their ratios.
+    Radar lights its own ground, and its values are left alone.
+    """
     pixels_BCHW, valid_BHW = chips.pixels_BCHW, chips.valid_BHW
     flips = [axis for axis in (-2, -1) if torch.rand(()) < 0.5]
     turned, valid = pixels_BCHW.flip(flips), valid_BHW.flip(flips)
     if pixels_BCHW.shape[-1] == pixels_BCHW.shape[-2] and torch.rand(()) < 0.5:
         turned, valid = turned.transpose(-1, -2), valid.transpose(-1, -2)
+    if modality in (Modality.OPT, Modality.MS):
+        light_B = torch.exp(LIGHT * (2 * torch.rand(len(chips)) - 1)).to(pixels_BCHW.device)
+        turned = turned * light_B.view(-1, 1, 1, 1)
     gsd_B = None if chips.gsd_B is None else chips.gsd_B.repeat(2)
     return Chips(torch.cat([pixels_BCHW, turned]), torch.cat([valid_BHW, valid]), chips.bands, gsd_B)

@@ -161,7 +161,7 @@ class MaskedModelling(nn.Module):
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch and its named terms."""
         if self.objective.views is not None:
-            batch = {modality: twice(chips) for modality, chips in batch.items()}
+            batch = {modality: twice(chips, modality) for modality, chips in batch.items()}
         masks = mask_batch(batch, generator=torch.default_generator, share=self.share)
         masks = {m: mask.to(batch[m].pixels_BCHW.device) for m, mask in masks.items()}
         terms = self.objective(model(batch, masks), batch, masks)

@@ -20,7 +20,7 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
 from pretrain_draws import contract_of  # noqa: E402
 from pretrain_run import Recipe, ask, learn  # noqa: E402
-from pretrain_sets import Corpus, Scenes, read_all  # noqa: E402
+from pretrain_sets import Corpus, Scenes, read_all, thinned  # noqa: E402
 from turns import machine  # noqa: E402
 
 from ringmoe.evaluate import Probed  # noqa: E402
@@ -50,7 +50,7 @@ class Variant:
 
 
 def variants(recipe: Recipe, scenes: Sequence[Scenes]) -> dict[str, Variant]:
-    """The plain recipe, first, and each change of it; the row's difference is the plain one's figure less this one's."""
+    """The plain recipe, first, and each change of it; a row's difference is the plain one's figure less its own."""
     every = tuple(scenes)
 
     def changed(tasks: tuple[str, ...], **what: Any) -> Variant:
@@ -117,10 +117,12 @@ def compared(plain: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, An
     row: dict[str, Any] = {}
     for probe in ("knn", "linear"):
         row[probe] = {
-            task: difference([
-                (getattr(a.tables[task], probe), getattr(b.tables[task], probe))
-                for a, b in zip(plain, other, strict=True)
-            ])
+            task: difference(
+                [
+                    (getattr(a.tables[task], probe), getattr(b.tables[task], probe))
+                    for a, b in zip(plain, other, strict=True)
+                ]
+            )
             for task in other[0].tables
         }
     row["seconds_ratio"] = round(statistics.median(b.seconds / a.seconds for a, b in zip(plain, other, strict=True)), 3)
@@ -146,7 +148,7 @@ def difference(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
 def main() -> None:
     """Print one JSON object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="6 steps, one seed, a small sandbox: no figure means much")
+    parser.add_argument("--quick", action="store_true", help="6 steps, one seed, a quarter of the images: figures that mean nothing")
     parser.add_argument("--minutes", type=float, default=5.0, help="of each plain run; every other has as many steps")
     parser.add_argument("--steps", type=int, default=0, help="instead of minutes")
     parser.add_argument("--seeds", type=int, default=3)
@@ -155,7 +157,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    corpus = read_all(sandbox_px=128 if options.quick else 512)
+    corpus = thinned(read_all(sandbox_px=128), 4) if options.quick else read_all()
     for name in corpus.skipped:
         print(f"skipped {name}", file=sys.stderr)
     steps, seeds = (6, 1) if options.quick else (options.steps, options.seeds)
@@ -165,7 +167,9 @@ def main() -> None:
     for seed in range(seeds):
         found, steps = outcome(plan["plain"], corpus, seed, steps, options.minutes)
         plain.append(found)
-    print(f"plain: {steps} steps, {[{k: (v.knn, v.linear) for k, v in p.tables.items()} for p in plain]}", file=sys.stderr)
+    print(
+        f"plain: {steps} steps, {[{k: (v.knn, v.linear) for k, v in p.tables.items()} for p in plain]}", file=sys.stderr
+    )
     for name in names:
         others = [outcome(plan[name], corpus, seed, steps, 0.0)[0] for seed in range(seeds)]
         rows[name] = compared(plain, others)

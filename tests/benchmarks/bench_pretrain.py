@@ -17,7 +17,7 @@ sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
 from pretrain_draws import contract_of  # noqa: E402
 from pretrain_run import ROWS, Learned, Recipe, ask, learn, summary  # noqa: E402
-from pretrain_sets import Corpus, read_all  # noqa: E402
+from pretrain_sets import Corpus, read_all, thinned  # noqa: E402
 from turns import machine  # noqa: E402
 
 from ringmoe.evaluate import Probed  # noqa: E402
@@ -65,7 +65,7 @@ def verdict(figures: dict[str, Any]) -> dict[str, bool]:
 def main() -> None:
     """Print one JSON object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="10 steps, a small sandbox: figures that mean nothing")
+    parser.add_argument("--quick", action="store_true", help="10 steps, a quarter of the images: figures that mean nothing")
     parser.add_argument("--minutes", type=float, default=30.0, help="of pre-training, for each seed")
     parser.add_argument("--steps", type=int, default=0, help="instead of minutes")
     parser.add_argument("--seeds", type=int, default=3)
@@ -84,7 +84,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     begun = time.perf_counter()
-    corpus = read_all(sandbox_px=128 if options.quick else 512)
+    corpus = thinned(read_all(sandbox_px=128), 4) if options.quick else read_all()
     for name in corpus.skipped:
         print(f"skipped {name}", file=sys.stderr)
     contract = contract_of(corpus.scenes)

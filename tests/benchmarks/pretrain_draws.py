@@ -25,7 +25,12 @@ QUANTITIES = {
 }
 """Top-of-atmosphere and surface reflectance pass for one: each sensor has a normalisation of its own."""
 
-MIX: Mapping[Modality, float] = {Modality.OPT: 0.625, Modality.MS: 0.125, Modality.SAR_L1: 0.125, Modality.SAR_L2: 0.125}
+MIX: Mapping[Modality, float] = {
+    Modality.OPT: 0.625,
+    Modality.MS: 0.125,
+    Modality.SAR_L1: 0.125,
+    Modality.SAR_L2: 0.125,
+}
 """Share of each modality among the chips."""
 
 PIXELS_OF_A_CLASS = 8
@@ -37,7 +42,7 @@ def contract_of(scenes: Sequence[Scenes]) -> DataContract:
     entries: dict[Modality, list[InputContract]] = {}
     for each in scenes:
         entries.setdefault(each.sensor.modality, []).append(_entry(each))
-    first = {m: entries[m][0] for m in ordered({m: None for m in entries})}
+    first = {m: entries[m][0] for m in ordered(dict.fromkeys(entries))}
     return DataContract(first, tuple(more for m in first for more in entries[m][1:]), described=True)
 
 

@@ -36,7 +36,7 @@ class Recipe:
     """Of ringmoe.presets."""
     changes: Mapping[str, object] = field(default_factory=dict)
     """Fields of RingMoEConfig other than the preset's."""
-    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(texture=1.0, views=0.5))
+    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(texture=1.0, views=1.0))
     """Terms and their weights."""
     chip_px: int = 64
     """Side of a chip in pre-training."""
@@ -44,7 +44,7 @@ class Recipe:
     """Side that whole images are averaged down to before they are asked about."""
     batch: int = 32
     """Chips of a step."""
-    rate: float = 1e-3
+    rate: float = 5e-4
     """Highest learning rate."""
     share: float = 0.6
     """Share of the units hidden."""
@@ -58,9 +58,9 @@ class Recipe:
     """What autocast computes in."""
 
     def config(self) -> RingMoEConfig:
-        """The model's shape; branches are open from the first step, for runs as short as these."""
+        """The model's shape."""
         shape: RingMoEConfig = getattr(presets, self.preset)(self.chip_px)
-        return replace(shape, **{"post_norm_init": 1.0, **self.changes})  # type: ignore[arg-type]
+        return replace(shape, **self.changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -118,14 +118,18 @@ def _optical(name: str, gsd_m: float) -> Sensor:
 
 
 def _spectral(name: str, table: dict[str, tuple[int, int]], gsd_m: float) -> Sensor:
-    return Sensor(name, Modality.MS, tuple(BandSpec(f"{k}-{name}", "", *map(float, v)) for k, v in table.items()), gsd_m)
+    return Sensor(
+        name, Modality.MS, tuple(BandSpec(f"{k}-{name}", "", *map(float, v)) for k, v in table.items()), gsd_m
+    )
 
 
 def _radar(name: str, ghz: float, pairs: Sequence[str], gsd_m: float, *, looks: float = 0.0) -> Sensor:
     """Detected where it has looks, else complex."""
     parts = ("",) if looks else ("re", "im")
     modality = Modality.SAR_L2 if looks else Modality.SAR_L1
-    bands = tuple(BandSpec(f"{p}-{name}", frequency_ghz=ghz, polarisation=p, part=part) for p in pairs for part in parts)
+    bands = tuple(
+        BandSpec(f"{p}-{name}", frequency_ghz=ghz, polarisation=p, part=part) for p in pairs for part in parts
+    )
     return Sensor(name, modality, bands, gsd_m, looks or 1.0)
 
 
@@ -161,6 +165,15 @@ def read_all(*, sandbox_px: int = 512, root: Path = REALDATA) -> Corpus:
     return Corpus((*scenes, *land.scenes), (*tasks, *land.tasks), tuple(skipped))
 
 
+def thinned(corpus: Corpus, every: int) -> Corpus:
+    """Every so many images of each task, to go through the motions."""
+    tasks = (
+        Task(t.name, t.sensor, t.train[::every], t.train_labels[::every], t.test[::every], t.test_labels[::every])
+        for t in corpus.tasks
+    )
+    return replace(corpus, tasks=tuple(tasks))
+
+
 def rsscn7(folder: Path) -> Found:
     """Seven classes of scenes, split by blocks of the number in the name."""
     parts: dict[bool, tuple[list[np.ndarray], list[np.ndarray]]] = {True: ([], []), False: ([], [])}
@@ -186,7 +199,7 @@ def ombria(folder: Path) -> Found:
             place = folder / f"Ombria{short}" / part
             masks = sorted((place / "MASK").glob("*.png"))
             after = [_picture(place / "AFTER" / m.name.replace("mask", "after")) for m in masks]
-            labels = [(np.asarray(Image.open(m).convert("L")) > 127).astype(np.int64) for m in masks]
+            labels = [(_picture(m)[0] > 0.5).astype(np.int64) for m in masks]
             parts.append(tuple(_one_band(a, sensor) for a in after))
             parts.append(tuple(labels))
         before = [_picture(p) for p in sorted((folder / f"Ombria{short}" / "train" / "BEFORE").glob("*.png"))]
