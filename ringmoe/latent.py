@@ -139,6 +139,7 @@ class ViewTerm(nn.Module):
     def forward(self, pyramid: Sequence[Tensor], masked_BUU: Tensor, summed: Summed) -> Tensor:
         """Cross entropy, averaged over views; the second half of the batch shows what the first half does."""
         means = []
+        masked_BUU = masked_BUU.to(pyramid[-1].device)
         for map_BDHW in pyramid:
             times = map_BDHW.shape[-1] // masked_BUU.shape[-1]
             seen_B1HW = (~masked_BUU).repeat_interleave(times, 1).repeat_interleave(times, 2)[:, None].to(map_BDHW)

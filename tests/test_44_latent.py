@@ -28,7 +28,7 @@ def chips(count: int = 4, side: int = 64) -> Chips:
 
 
 def test_a_units_texture_is_its_own() -> None:
-    """Deep inside a unit nothing of its neighbours counts; a turned image has the same units, turned; no-data is said."""
+    """Beyond the filters' reach nothing of its neighbours counts; units with no-data are not whole."""
     one = chips()
     wanted, whole = texture(OPTICAL, one)
     assert wanted.shape == (4, 2 * FILTERS * SCALES, 2, 2)
@@ -68,7 +68,7 @@ def test_views_that_agree_cost_less_than_views_that_do_not() -> None:
     masked = torch.zeros(8, 2, 2, dtype=torch.bool)
     agreeing = term([torch.cat([maps, maps])], masked, plain)
     strangers = term([torch.cat([maps, maps.roll(1, 0)])], masked, plain)
-    assert float(agreeing) < math.log(7) < float(strangers)
+    assert float(agreeing.detach()) < math.log(7) < float(strangers.detach())
     masked[:, 0] = True
     changed = torch.cat([maps, maps])
     changed[:, :, :2] = torch.randn(8, 8, 2, 4)

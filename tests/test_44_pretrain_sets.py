@@ -11,6 +11,7 @@ import torch
 
 sys.path.append(str(Path(__file__).resolve().parent / "benchmarks"))
 
+import pretrain_sensors as sensors
 import pretrain_sets as sets
 from bench_ablations import difference, variants
 from pretrain_draws import Draws, contract_of, labelled_images, labelled_pixels
@@ -115,7 +116,7 @@ def test_absent_folders_are_said_and_skipped(tmp_path: Path) -> None:
     assert [t.name for t in corpus.tasks] == ["sandbox_sar_l1"]
 
 
-def fake(modality: Modality, sensor: sets.Sensor, sides: tuple[int, ...]) -> sets.Scenes:
+def fake(modality: Modality, sensor: sensors.Sensor, sides: tuple[int, ...]) -> sets.Scenes:
     rng = np.random.default_rng(len(sides))
     images = tuple(rng.gamma(2.0, 0.1, (len(sensor.bands), n, n)).astype(np.float32) for n in sides)
     assert sensor.modality is modality
@@ -125,10 +126,10 @@ def fake(modality: Modality, sensor: sets.Sensor, sides: tuple[int, ...]) -> set
 def test_draws_are_a_function_of_seed_and_step_and_keep_the_mix() -> None:
     """The same batch twice; over 40 steps five eighths are optical; a chip of complex pixels is a crop, values kept."""
     scenes = [
-        fake(Modality.OPT, sets.RSSCN7, (128, 128)),
-        fake(Modality.SAR_L1, sets.SANDBOX_L1, (96,)),
-        fake(Modality.SAR_L2, sets.FLOODS_S1, (96,)),
-        fake(Modality.MS, sets.DSEN2, (96,)),
+        fake(Modality.OPT, sensors.RSSCN7, (128, 128)),
+        fake(Modality.SAR_L1, sensors.SANDBOX_L1, (96,)),
+        fake(Modality.SAR_L2, sensors.FLOODS_S1, (96,)),
+        fake(Modality.MS, sensors.DSEN2, (96,)),
     ]
     draws = Draws(scenes, batch=12, seed=3)
     first, again = draws.at(5), Draws(scenes, batch=12, seed=3).at(5)
@@ -143,8 +144,8 @@ def test_draws_are_a_function_of_seed_and_step_and_keep_the_mix() -> None:
 
 def test_the_contract_measures_each_sensor_by_itself() -> None:
     """Detected radar by the logarithm of its power, complex by its root mean square; two sensors stand side by side."""
-    scenes = [fake(Modality.SAR_L2, sets.FLOODS_S1, (64,)), fake(Modality.SAR_L2, sets.GAMMA_S1, (64, 64)),
-              fake(Modality.SAR_L1, sets.CAPELLA, (64,))]  # fmt: skip
+    scenes = [fake(Modality.SAR_L2, sensors.FLOODS_S1, (64,)), fake(Modality.SAR_L2, sensors.GAMMA_S1, (64, 64)),
+              fake(Modality.SAR_L1, sensors.CAPELLA, (64,))]  # fmt: skip
     contract = contract_of(scenes)
     assert [c.sensor for c in contract.sensors(Modality.SAR_L2)] == ["sen1floods11-s1", "s1-gamma0"]
     image = scenes[0].images[0].astype(np.float64)
@@ -152,7 +153,7 @@ def test_the_contract_measures_each_sensor_by_itself() -> None:
     complex_ = contract.inputs[Modality.SAR_L1]
     assert complex_.mean == (0.0,) * 8
     assert complex_.std[0] == complex_.std[1] == pytest.approx(np.sqrt((scenes[2].images[0][:2] ** 2).mean()), rel=1e-6)
-    assert contract.input_of(Modality.SAR_L2, sets.GAMMA_S1.bands).sensor == "s1-gamma0"
+    assert contract.input_of(Modality.SAR_L2, sensors.GAMMA_S1.bands).sensor == "s1-gamma0"
 
 
 def test_pixels_asked_about_are_balanced_and_known() -> None:
@@ -160,11 +161,11 @@ def test_pixels_asked_about_are_balanced_and_known() -> None:
     image = np.random.default_rng(0).random((2, 96, 96), np.float32)
     labels = np.full((96, 96), -1)
     labels[20:80, 20:50], labels[30:33, 60] = 0, 1
-    found = labelled_pixels(sets.FLOODS_S1, [image], [labels], 64, seed=0)
+    found = labelled_pixels(sensors.FLOODS_S1, [image], [labels], 64, seed=0)
     assert torch.bincount(found.labels_N).tolist() == [8, 3]
     rows, cols = found.rows[0] + 16, found.cols[0] + 16
     assert labels[rows, cols].tolist() == found.labels_N.tolist()
-    whole = labelled_images(sets.RSSCN7, [np.ones((3, 128, 128), np.float32)] * 60, [np.array(1)] * 60, 64)
+    whole = labelled_images(sensors.RSSCN7, [np.ones((3, 128, 128), np.float32)] * 60, [np.array(1)] * 60, 64)
     assert [c.pixels_BCHW.shape[0] for c in whole.chips] == [50, 10]
     assert float(whole.chips[0].gsd_B[0]) == 2.0
 
@@ -187,7 +188,10 @@ def test_a_short_run_learns_and_its_table_has_every_row(land: sets.Found) -> Non
 
 def test_every_ablation_changes_one_thing() -> None:
     """Experts off leave as many parameters, or as much work, in one network; a term off is off; Landsat is gone."""
-    scenes = [sets.Scenes(s, ()) for s in (sets.RSSCN7, sets.DSEN2, sets.LANDSAT8, sets.SANDBOX_L1, sets.OMBRIA_S1)]
+    scenes = [
+        sets.Scenes(s, ())
+        for s in (sensors.RSSCN7, sensors.DSEN2, sensors.LANDSAT8, sensors.SANDBOX_L1, sensors.OMBRIA_S1)
+    ]
     found = variants(Recipe(), scenes)
     plain = found["plain"].recipe
     assert found["without_power"].recipe.objective.terms.power == 0

@@ -148,7 +148,9 @@ def difference(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
 def main() -> None:
     """Print one JSON object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="6 steps, one seed, a quarter of the images: figures that mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="6 steps, one seed, a quarter of the images: figures that mean nothing"
+    )
     parser.add_argument("--minutes", type=float, default=5.0, help="of each plain run; every other has as many steps")
     parser.add_argument("--steps", type=int, default=0, help="instead of minutes")
     parser.add_argument("--seeds", type=int, default=3)

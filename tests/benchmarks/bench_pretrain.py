@@ -65,7 +65,9 @@ def verdict(figures: dict[str, Any]) -> dict[str, bool]:
 def main() -> None:
     """Print one JSON object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="10 steps, a quarter of the images: figures that mean nothing")
+    parser.add_argument(
+        "--quick", action="store_true", help="10 steps, a quarter of the images: figures that mean nothing"
+    )
     parser.add_argument("--minutes", type=float, default=30.0, help="of pre-training, for each seed")
     parser.add_argument("--steps", type=int, default=0, help="instead of minutes")
     parser.add_argument("--seeds", type=int, default=3)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pretrain_sets import Scenes, Sensor, Task
+from pretrain_sensors import Sensor
+from pretrain_sets import Scenes, Task
 from torch import Tensor
 
 from ringmoe.contract import LOG_FLOOR, DataContract, InputContract
