@@ -33,9 +33,6 @@ SHRINK = 0.03
 TEMPERATURE = 0.2
 """Of the comparison of views."""
 
-LIGHT = 0.5
-"""Largest logarithm of the factor between the lights of two views."""
-
 Summed = Callable[[Tensor], Tensor]
 
 
@@ -154,10 +151,11 @@ class ViewTerm(nn.Module):
         return summed(loss_N.sum()) / summed(loss_N.new_tensor(float(views)))
 
 
-def twice(chips: Chips, modality: Modality) -> Chips:
+def twice(chips: Chips, modality: Modality, light: float = 0.0) -> Chips:
     """Every image and, after all of them, the same ones mirrored or turned, in another light; draws are torch's own.
 
-    Light is one factor for all bands of an optical or multispectral image, as of another sun: it leaves their ratios.
+    Light is one factor, its logarithm between - `light` and `light`, for all bands of an optical or multispectral
+    image, as of another sun: it leaves their ratios.
     Radar lights its own ground, and its values are left alone.
     """
     pixels_BCHW, valid_BHW = chips.pixels_BCHW, chips.valid_BHW
@@ -165,8 +163,8 @@ def twice(chips: Chips, modality: Modality) -> Chips:
     turned, valid = pixels_BCHW.flip(flips), valid_BHW.flip(flips)
     if pixels_BCHW.shape[-1] == pixels_BCHW.shape[-2] and torch.rand(()) < 0.5:
         turned, valid = turned.transpose(-1, -2), valid.transpose(-1, -2)
-    if modality in (Modality.OPT, Modality.MS):
-        light_B = torch.exp(LIGHT * (2 * torch.rand(len(chips)) - 1)).to(pixels_BCHW.device)
+    if light > 0 and modality in (Modality.OPT, Modality.MS):
+        light_B = torch.exp(light * (2 * torch.rand(len(chips)) - 1)).to(pixels_BCHW.device)
         turned = turned * light_B.view(-1, 1, 1, 1)
     gsd_B = None if chips.gsd_B is None else chips.gsd_B.repeat(2)
     return Chips(torch.cat([pixels_BCHW, turned]), torch.cat([valid_BHW, valid]), chips.bands, gsd_B)

@@ -35,6 +35,8 @@ class ObjectiveConfig:
     """Of guessing what fixed random filters answer in every unit; 0 leaves the term out."""
     views: float = 0.0
     """Of telling which two views, hidden in unlike places, are of one image; 0 leaves it out, and the second view."""
+    light: float = 0.0
+    """Largest logarithm of the factor between the lights of two views of an optical or multispectral image."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class MaskedModelling(nn.Module):
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch and its named terms."""
         if self.objective.views is not None:
-            batch = {modality: twice(chips, modality) for modality, chips in batch.items()}
+            batch = {m: twice(chips, m, self.objective.config.light) for m, chips in batch.items()}
         masks = mask_batch(batch, generator=torch.default_generator, share=self.share)
         masks = {m: mask.to(batch[m].pixels_BCHW.device) for m, mask in masks.items()}
         terms = self.objective(model(batch, masks), batch, masks)

@@ -79,13 +79,13 @@ def test_the_second_view_is_lit_otherwise_and_radar_is_not() -> None:
     """Band ratios stay; the same values of radar, some of them elsewhere."""
     torch.manual_seed(3)
     one = Chips(torch.rand(5, 3, 32, 32) + 0.1, torch.ones(5, 32, 32, dtype=torch.bool))
-    both = twice(one, Modality.MS)
+    both = twice(one, Modality.MS, 0.5)
     assert len(both) == 10
     assert torch.equal(both.pixels_BCHW[:5], one.pixels_BCHW)
     factor = both.pixels_BCHW[5:].flatten(2).mean(2) / one.pixels_BCHW.flatten(2).mean(2)
     torch.testing.assert_close(factor, factor[:, :1].expand_as(factor))
     assert float(factor.std()) > 0.05
-    radar = twice(one, Modality.SAR_L1).pixels_BCHW[5:]
+    radar = twice(one, Modality.SAR_L1, 0.5).pixels_BCHW[5:]
     assert torch.equal(radar.flatten().sort().values, one.pixels_BCHW.flatten().sort().values)
 
 

@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=Recipe.share)
     parser.add_argument("--texture", type=float, default=Recipe().objective.texture)
     parser.add_argument("--views", type=float, default=Recipe().objective.views)
+    parser.add_argument("--light", type=float, default=Recipe().objective.light, help="between two views")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default=Recipe.precision)
     parser.add_argument("--sparse", action="store_true", help="only what is shown passes the experts")
     parser.add_argument("--threads", type=int, default=None)
@@ -92,7 +93,7 @@ def main() -> None:
     contract = contract_of(corpus.scenes)
     recipe = Recipe(
         options.preset,
-        objective=replace(Recipe().objective, texture=options.texture, views=options.views),
+        objective=replace(Recipe().objective, texture=options.texture, views=options.views, light=options.light),
         chip_px=options.chip,
         asked_px=options.asked,
         batch=options.batch,

@@ -36,7 +36,7 @@ class Recipe:
     """Of ringmoe.presets."""
     changes: Mapping[str, object] = field(default_factory=dict)
     """Fields of RingMoEConfig other than the preset's."""
-    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(texture=1.0, views=1.0))
+    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(texture=1.0, views=0.5))
     """Terms and their weights."""
     chip_px: int = 64
     """Side of a chip in pre-training."""
@@ -44,7 +44,7 @@ class Recipe:
     """Side that whole images are averaged down to before they are asked about."""
     batch: int = 32
     """Chips of a step."""
-    rate: float = 5e-4
+    rate: float = 3e-4
     """Highest learning rate."""
     share: float = 0.6
     """Share of the units hidden."""
