@@ -15,7 +15,7 @@ import pretrain_sensors as sensors
 import pretrain_sets as sets
 from bench_ablations import difference, variants
 from pretrain_draws import Draws, contract_of, labelled_images, labelled_pixels
-from pretrain_run import Recipe, ask, learn, summary
+from pretrain_run import Recipe, ask, ask_one, learn, summary
 
 from ringmoe.evaluate import Probed
 from ringmoe.modality import Modality
@@ -183,6 +183,7 @@ def test_a_short_run_learns_and_its_table_has_every_row(land: sets.Found) -> Non
     (task,) = land.tasks
     table = ask({"pretrained": run.model, "untrained": run.untrained}, task, seed=0)
     assert {"pretrained", "untrained", "pretrained/stage1", "untrained/stage4", "image_statistics"} <= set(table)
+    assert ask_one(run.model, task, seed=0) == table["pretrained"]
     assert summary([table, table], "knn")["random_features_std"] == 0.0
 
 

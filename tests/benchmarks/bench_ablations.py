@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
 from pretrain_draws import contract_of  # noqa: E402
-from pretrain_run import Recipe, ask, learn  # noqa: E402
+from pretrain_run import Recipe, ask_one, learn  # noqa: E402
 from pretrain_sets import Corpus, Scenes, read_all, thinned  # noqa: E402
 from turns import machine  # noqa: E402
 
@@ -107,7 +107,7 @@ def outcome(variant: Variant, corpus: Corpus, seed: int, steps: int, minutes: fl
     tables = {}
     for task in corpus.tasks:
         if task.name in variant.tasks:
-            tables[task.name] = ask({"m": run.model}, task, seed=seed, asked_px=variant.recipe.asked_px)["m"]
+            tables[task.name] = ask_one(run.model, task, seed=seed, asked_px=variant.recipe.asked_px)
     size = sum(p.numel() for p in run.model.parameters())
     return Outcome(tables, run.history.seconds, size), len(run.history.loss) + len(run.history.skipped)
 

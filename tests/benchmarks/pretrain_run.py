@@ -15,7 +15,8 @@ from pretrain_sets import Scenes, Task
 from ringmoe import presets
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import DataContract
-from ringmoe.evaluate import Probed, frozen_pixel_table, frozen_table
+from ringmoe.evaluate import Probed, frozen_pixel_table, frozen_table, probed
+from ringmoe.frozen import features, pixel_features
 from ringmoe.modality import Modality
 from ringmoe.moe import Router
 from ringmoe.objectives import MaskedModelling, Objective, ObjectiveConfig
@@ -139,6 +140,21 @@ def ask(models: Mapping[str, RingMoE], task: Task, *, seed: int, asked_px: int =
         return frozen_table(models, modality, train, test, seed=seed)
     learned, asked = (labelled_pixels(task.sensor, *part, PIXEL_SIDE, seed) for part in parts)
     return frozen_pixel_table(models, modality, learned, asked, seed=seed)
+
+
+def ask_one(model: RingMoE, task: Task, *, seed: int, asked_px: int = 64) -> Probed:
+    """What all stages of one model, side by side, are worth on a task: its row of the table alone."""
+    modality, model = task.sensor.modality, model.to("cpu")
+    found = []
+    for images, labels in ((task.train, task.train_labels), (task.test, task.test_labels)):
+        if is_of_images(task):
+            whole = labelled_images(task.sensor, images, labels, asked_px)
+            found += [torch.cat(features(model, whole.chips, modality, spread=True), 1), whole.labels_N]
+        else:
+            single = labelled_pixels(task.sensor, images, labels, PIXEL_SIDE, seed)
+            places = zip(single.chips, single.rows, single.cols, strict=True)
+            found += [torch.cat([pixel_features(model, c, modality, y, x) for c, y, x in places]), single.labels_N]
+    return probed(*found)
 
 
 def summary(tables: Sequence[Mapping[str, Probed]], probe: str) -> dict[str, float]:
