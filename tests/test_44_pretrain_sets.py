@@ -179,7 +179,7 @@ def test_a_short_run_learns_and_its_table_has_every_row(land: sets.Found) -> Non
     assert run.history.images == 32
     first, *_, last = run.history.terms["power/sar_l1"]
     assert last < first
-    assert {"texture/sar_l1", "views/sar_l1"} <= set(run.history.terms)
+    assert "views/sar_l1" in run.history.terms
     (task,) = land.tasks
     table = ask({"pretrained": run.model, "untrained": run.untrained}, task, seed=0)
     assert {"pretrained", "untrained", "pretrained/stage1", "untrained/stage4", "image_statistics"} <= set(table)

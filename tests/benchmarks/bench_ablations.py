@@ -73,7 +73,7 @@ def variants(recipe: Recipe, scenes: Sequence[Scenes]) -> dict[str, Variant]:
         "without_speckle": without(RADAR_L2, "speckle"),
         "without_angle": without(SPECTRAL, "angle"),
         "without_ratio": without(SPECTRAL, "ratio"),
-        "without_texture": changed(EVERY, objective=replace(recipe.objective, texture=0.0)),
+        "with_texture": changed(EVERY, objective=replace(recipe.objective, texture=1.0)),
         "without_views": changed(EVERY, objective=replace(recipe.objective, views=0.0)),
         "dense_of_equal_flops": changed(EVERY, changes={**one, "mlp_ratio": 3 * shape.mlp_ratio}),
         "dense_of_equal_parameters": changed(EVERY, changes={**one, "mlp_ratio": slots * shape.mlp_ratio}),

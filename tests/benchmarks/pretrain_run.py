@@ -37,7 +37,7 @@ class Recipe:
     """Of ringmoe.presets."""
     changes: Mapping[str, object] = field(default_factory=dict)
     """Fields of RingMoEConfig other than the preset's."""
-    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(texture=1.0, views=0.5))
+    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(views=0.5))
     """Terms and their weights."""
     chip_px: int = 64
     """Side of a chip in pre-training."""
