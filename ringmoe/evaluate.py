@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,14 @@ from torch import Tensor
 from ringmoe.backbone import RingMoE
 from ringmoe.contract import InputContract
 from ringmoe.errors import DataError
-from ringmoe.frozen import features, image_statistics, random_features
+from ringmoe.frozen import (
+    features,
+    image_statistics,
+    pixel_features,
+    pixel_statistics,
+    random_features,
+    random_pixel_features,
+)
 from ringmoe.modality import Chips, Modality
 from ringmoe.probe import few_shot, linear_probe, nearest_neighbours, retrieval, standardise
 
@@ -187,6 +194,8 @@ def frozen_table(
 ) -> dict[str, Probed]:
     """Frozen features of models, each stage and all of them, in one table with what takes no model.
 
+    Features of a stage are its map's mean and standard deviation over the chip.
+
     Parameters
     ----------
     models
@@ -202,13 +211,57 @@ def frozen_table(
     contract = _shared_contract(models, modality, train.chips[0])
     kinds: dict[str, tuple[Tensor, Tensor]] = {}
     for name, model in models.items():
-        stages = [features(model, part.chips, modality) for part in (train, test)]
+        stages = [features(model, part.chips, modality, spread=True) for part in (train, test)]
         kinds |= {f"{name}/stage{i}": pair for i, pair in enumerate(zip(*stages, strict=True), start=1)}
         kinds[name] = (torch.cat(stages[0], 1), torch.cat(stages[1], 1))
     kinds["image_statistics"] = (image_statistics(contract, train.chips), image_statistics(contract, test.chips))
     drawn = [random_features(contract, part.chips, seed=seed) for part in (train, test)]
     kinds["random_features"] = (drawn[0], drawn[1])
     return {name: probed(a_ND, train.labels_N, b_ND, test.labels_N) for name, (a_ND, b_ND) in kinds.items()}
+
+
+@dataclass(frozen=True)
+class LabelledPixels:
+    """Single pixels of images of one modality, with a class each."""
+
+    chips: Sequence[Chips]
+    """One image each; sizes may differ."""
+    rows: Sequence[Tensor]
+    """Row of each pixel asked about, int64 (N,), by image."""
+    cols: Sequence[Tensor]
+    """Its column."""
+    labels_N: Tensor
+    """Class codes, int64, of all pixels, image by image."""
+
+
+def frozen_pixel_table(
+    models: Mapping[str, RingMoE], modality: Modality, train: LabelledPixels, test: LabelledPixels, *, seed: int = 0
+) -> dict[str, Probed]:
+    """The table of `frozen_table` for single pixels; statistics and random filters are of what is around each pixel.
+
+    Returns
+    -------
+    dict
+        Rows NAME/stage1 to NAME/stage4 and NAME for all stages side by side, then image_statistics and random_features.
+    """
+    contract = _shared_contract(models, modality, train.chips[0])
+    kinds: dict[str, list[Tensor]] = {}
+    for part in (train, test):
+        for name, model in models.items():
+            whole = _of_pixels(part, lambda *at, m=model: pixel_features(m, at[0], modality, *at[1:]))
+            kinds.setdefault(name, []).append(whole)
+            widths = [model.config.dim * 2**stage for stage in range(4)]
+            for i, stage in enumerate(whole.split(widths, 1), start=1):
+                kinds.setdefault(f"{name}/stage{i}", []).append(stage)
+        plain = _of_pixels(part, lambda *at: pixel_statistics(contract, *at))
+        drawn = _of_pixels(part, lambda *at: random_pixel_features(contract, *at, seed=seed))
+        kinds.setdefault("image_statistics", []).append(plain)
+        kinds.setdefault("random_features", []).append(drawn)
+    return {name: probed(a_ND, train.labels_N, b_ND, test.labels_N) for name, (a_ND, b_ND) in kinds.items()}
+
+
+def _of_pixels(part: LabelledPixels, described: Callable[..., Tensor]) -> Tensor:
+    return torch.cat([described(*at) for at in zip(part.chips, part.rows, part.cols, strict=True)])
 
 
 def _shared_contract(models: Mapping[str, RingMoE], modality: Modality, chips: Chips) -> InputContract:

@@ -21,20 +21,33 @@ SIDE = 3
 
 
 @torch.inference_mode()
-def features(backbone: RingMoE, chips: Iterable[Chips], modality: Modality) -> tuple[Tensor, ...]:
+def features(
+    backbone: RingMoE, chips: Iterable[Chips], modality: Modality, *, spread: bool = False
+) -> tuple[Tensor, ...]:
     """Frozen features of whole chips: each stage's map averaged over the chip.
+
+    Parameters
+    ----------
+    spread
+        Put the standard deviation over the chip beside each mean: how much a feature varies there says what its mean
+        does not, as in texture.
 
     Returns
     -------
     tuple of Tensor
-        One (N, D) float32 per stage, finest first; concatenate for all stages.
+        One (N, D) float32 per stage, finest first, with spread (N, 2 D); concatenate for all stages.
     """
     device = next(backbone.parameters()).device
     training = backbone.training
     backbone.eval()
-    rows = [[m.float().mean(dim=(2, 3)) for m in _pyramid(backbone, c.to(device), modality)] for c in chips]
+    rows = [[_pooled(m.float(), spread) for m in _pyramid(backbone, c.to(device), modality)] for c in chips]
     backbone.train(training)
     return tuple(torch.cat(stage).cpu() for stage in zip(*rows, strict=True))
+
+
+def _pooled(map_BDHW: Tensor, spread: bool) -> Tensor:
+    mean_BD = map_BDHW.mean((2, 3))
+    return torch.cat([mean_BD, map_BDHW.std((2, 3), correction=0)], 1) if spread else mean_BD
 
 
 def _pyramid(backbone: RingMoE, chips: Chips, modality: Modality) -> Sequence[Tensor]:

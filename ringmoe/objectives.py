@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ringmoe.backbone import Features, RingMoE
 from ringmoe.contract import InputContract
 from ringmoe.decoders import BandDecoder, Completion, Decoder
+from ringmoe.latent import TextureTerm, ViewTerm, twice
 from ringmoe.masking import SHARE, mask_batch, units_of
 from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.moe import Routes
@@ -31,6 +32,12 @@ class ObjectiveConfig:
     """Of the balance loss of each kind of router, as published."""
     z: float = 0.001
     """Of the router z-loss, which keeps logits small."""
+    texture: float = 0.0
+    """Of guessing what fixed random filters answer in every unit; 0 leaves the term out."""
+    views: float = 0.0
+    """Of telling which two views, hidden in unlike places, are of one image; 0 leaves it out, and the second view."""
+    light: float = 0.0
+    """Largest logarithm of the factor between the lights of two views of an optical or multispectral image."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,10 @@ class Objective(nn.Module):
             conserved = m is Modality.SAR_L1 and self.config.terms.physical(m)
             channels = guessed_bands(model.contract.inputs[m], self.config.terms)
             self.decoders[m.value] = BandDecoder(dim) if spectral and not conserved else Decoder(dim, channels)
+        sensors = [s for m in model.modalities for s in model.contract.sensors(m)]
+        self.texture = TextureTerm(dim, sensors) if self.config.texture > 0 else None
+        dims = [model.config.dim * 2**stage for stage in range(4)]
+        self.views = ViewTerm(dims) if self.config.views > 0 else None
 
     def forward(self, features: Features, batch: Batch, masks: Mapping[Modality, Tensor]) -> Terms:
         """The loss of one step; pixels that are invalid or were shown to the model do not count.
@@ -97,6 +108,12 @@ class Objective(nn.Module):
             for name, (loss, weight) in self._guess(asked, guess_BCHW, cut).items():
                 terms[f"{name}/{modality}"] = loss
                 total = total + weight * loss
+            if self.texture is not None:
+                loss = self.texture(features.pyramids[modality][-1], asked, chips, self.summed)
+                terms[f"texture/{modality}"], total = loss, total + self.config.texture * loss
+            if self.views is not None:
+                loss = self.views(features.pyramids[modality], masks[modality], self.summed)
+                terms[f"views/{modality}"], total = loss, total + self.config.views * loss
         for kind in ("specialized", "collaborative"):
             routes = [r for routing in features.routing if (r := getattr(routing, kind)) is not None]
             if routes:
@@ -161,6 +178,8 @@ class MaskedModelling(nn.Module):
 
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch and its named terms."""
+        if self.objective.views is not None:
+            batch = {m: twice(chips, m, self.objective.config.light) for m, chips in batch.items()}
         drawn = mask_batch(batch, generator=torch.default_generator, share=self.share)
         masks = {m: mask.to(batch[m].pixels_BCHW.device, non_blocking=True) for m, mask in drawn.items()}
         if self.completion is None:

@@ -11,7 +11,15 @@ import torch
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import BandSpec, DataContract, InputContract
 from ringmoe.errors import DataError
-from ringmoe.evaluate import Labelled, NearestCentroid, confusion_matrix, frozen_table, scores
+from ringmoe.evaluate import (
+    Labelled,
+    LabelledPixels,
+    NearestCentroid,
+    confusion_matrix,
+    frozen_pixel_table,
+    frozen_table,
+    scores,
+)
 from ringmoe.frozen import (
     features,
     image_statistics,
@@ -181,3 +189,27 @@ def test_frozen_features_come_per_stage_and_leave_the_model_as_it_was():
     stages = features(model, chips, Modality.MS)
     assert [s.shape for s in stages] == [(5, 16), (5, 32), (5, 64), (5, 128)]
     assert model.training
+    spread = features(model, chips, Modality.MS, spread=True)
+    torch.testing.assert_close(spread[1][:, :32], stages[1])
+    whole = model.eval()({Modality.MS: chips[0]}).pyramids[Modality.MS][1].flatten(2)
+    torch.testing.assert_close(spread[1][:3, 32:], whole.std(2, correction=0), rtol=1e-4, atol=1e-5)
+
+
+def test_the_table_of_frozen_pixels_holds_the_same_rows():
+    """Bright pixels among dark ones: a pixel's own bands know them; images may differ in size."""
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for sides in ((32, 64), (32,)):
+        chips, rows, cols, labels = [], [], [], []
+        for side in sides:
+            codes = torch.arange(side * side).view(side, side) // 16 % 2
+            pixels = 0.2 + 0.6 * codes + 0.05 * torch.rand(side, side, generator=generator)
+            chips.append(Chips(pixels[None, None], torch.ones(1, side, side, dtype=torch.bool)))
+            rows.append(torch.randint(side, (30,), generator=generator))
+            cols.append(torch.randint(side, (30,), generator=generator))
+            labels.append(codes[rows[-1], cols[-1]])
+        parts.append(LabelledPixels(chips, rows, cols, torch.cat(labels)))
+    models = {"pretrained": tiny_model(1), "untrained": tiny_model(2)}
+    found = frozen_pixel_table(models, Modality.MS, *parts)
+    assert set(found) >= {"pretrained", "pretrained/stage1", "untrained/stage4", "image_statistics", "random_features"}
+    assert found["image_statistics"].linear == 1.0

@@ -1,0 +1,104 @@
+"""Targets beside the pixels: what random filters say of a unit, whitened, and views that know each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ringmoe import presets
+from ringmoe.backbone import RingMoE
+from ringmoe.latent import FILTERS, SCALES, ViewTerm, Whitening, random_filters, texture, twice
+from ringmoe.modality import Chips, Modality
+from ringmoe.objectives import MaskedModelling, Objective, ObjectiveConfig
+
+CONTRACT = presets.paper_contract()
+OPTICAL = CONTRACT.inputs[Modality.OPT]
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def chips(count: int = 4, side: int = 64) -> Chips:
+    pixels = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return Chips(pixels, torch.ones(count, side, side, dtype=torch.bool))
+
+
+def test_a_units_texture_is_its_own() -> None:
+    """Beyond the filters' reach nothing of its neighbours counts; units with no-data are not whole."""
+    one = chips()
+    wanted, whole = texture(OPTICAL, one)
+    assert wanted.shape == (4, 2 * FILTERS * SCALES, 2, 2)
+    assert whole.all()
+    other = Chips(one.pixels_BCHW.clone(), one.valid_BHW.clone())
+    other.pixels_BCHW[:, :, :, 40:] = 7.0
+    torch.testing.assert_close(texture(OPTICAL, other)[0][..., 0], wanted[..., 0])
+    assert not torch.allclose(texture(OPTICAL, other)[0][..., 1], wanted[..., 1])
+    one.valid_BHW[0, :8, :8] = False
+    assert texture(OPTICAL, one)[1][0].tolist() == [[False, True], [True, True]]
+
+
+def test_a_bands_filters_are_the_same_in_every_list() -> None:
+    """Red alone and red among others: the same filter but for its scale."""
+    red, *others = OPTICAL.bands
+    alone, among = random_filters((red,)), random_filters((others[0], red))
+    torch.testing.assert_close(alone[:, 0], among[:, 1] * 2**0.5)
+
+
+def test_whitened_targets_have_one_variance_and_no_correlation() -> None:
+    """Two directions of variances 100 and 1, turned by 30 degrees, come out alike; the mean variance is one."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 2, generator=generator) * torch.tensor([10.0, 1.0]) + 5
+    turn = torch.tensor([[math.cos(0.5), -math.sin(0.5)], [math.sin(0.5), math.cos(0.5)]])
+    white = Whitening(2)(x @ turn, torch.ones(4000), plain)
+    covariance = torch.cov(white.T)
+    assert covariance.trace() / 2 == pytest.approx(1.0, rel=1e-2)
+    assert abs(float(covariance[0, 1])) < 0.02
+    assert 0.2 < float(covariance[0, 0] / covariance[1, 1]) < 5
+
+
+def test_views_that_agree_cost_less_than_views_that_do_not() -> None:
+    """Equal features for both views of an image: less than chance, ln 7; hidden places do not count."""
+    torch.manual_seed(0)
+    term = ViewTerm([8])
+    maps = torch.randn(4, 8, 4, 4)
+    masked = torch.zeros(8, 2, 2, dtype=torch.bool)
+    agreeing = term([torch.cat([maps, maps])], masked, plain)
+    strangers = term([torch.cat([maps, maps.roll(1, 0)])], masked, plain)
+    assert float(agreeing.detach()) < math.log(7) < float(strangers.detach())
+    masked[:, 0] = True
+    changed = torch.cat([maps, maps])
+    changed[:, :, :2] = torch.randn(8, 8, 2, 4)
+    torch.testing.assert_close(term([changed], masked, plain), term([torch.cat([maps, maps])], masked, plain))
+
+
+def test_the_second_view_is_lit_otherwise_and_radar_is_not() -> None:
+    """Band ratios stay; the same values of radar, some of them elsewhere."""
+    torch.manual_seed(3)
+    one = Chips(torch.rand(5, 3, 32, 32) + 0.1, torch.ones(5, 32, 32, dtype=torch.bool))
+    both = twice(one, Modality.MS, 0.5)
+    assert len(both) == 10
+    assert torch.equal(both.pixels_BCHW[:5], one.pixels_BCHW)
+    factor = both.pixels_BCHW[5:].flatten(2).mean(2) / one.pixels_BCHW.flatten(2).mean(2)
+    torch.testing.assert_close(factor, factor[:, :1].expand_as(factor))
+    assert float(factor.std()) > 0.05
+    radar = twice(one, Modality.SAR_L1, 0.5).pixels_BCHW[5:]
+    assert torch.equal(radar.flatten().sort().values, one.pixels_BCHW.flatten().sort().values)
+
+
+@pytest.mark.parametrize("term", ["texture", "views"])
+def test_one_argument_puts_a_term_in_and_leaves_it_out(term: str) -> None:
+    """Named by term and modality, with a gradient into the model; without its weight there is neither term nor head."""
+    torch.manual_seed(0)
+    shape = replace(presets.nano(), dim=16, depths=(1, 1, 1, 1), specialized=2, collaborative=2)
+    model = RingMoE(shape, CONTRACT.only([Modality.OPT]))
+    without = Objective(model)
+    assert getattr(without, term) is None
+    loss, terms = MaskedModelling(Objective(model, ObjectiveConfig(**{term: 1.0})))(model, {Modality.OPT: chips()})
+    assert f"{term}/opt" in terms
+    loss.backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    assert term not in {name.split("/")[0] for name in MaskedModelling(without)(model, {Modality.OPT: chips()})[1]}
