@@ -163,8 +163,8 @@ def _outcome(unit: U, future: PrefectDaskFuture[Any]) -> Outcome[U]:
             todo="give workers more memory or make smaller tiles, then run the same command again",
         )
         return Outcome(unit, None, died)
-    except Exception as error:
-        return Outcome(unit, None, error)
+    except Exception as error:  # without its trace, whose frames would keep the future on the scheduler
+        return Outcome(unit, None, error.with_traceback(None))
     failed = isinstance(result, BaseException)
     return Outcome(unit, None if failed else result, result if failed else None)
 

@@ -310,7 +310,7 @@ def make_cubes(home: Path, sensor: str) -> set[str]:
 
 FULL = """
 set -e
-mount -t tmpfs -o size=40m tiny "$DISK"
+mount -t tmpfs -o size=64m tiny "$DISK"
 cp -r "$EARTH" "$DISK/home"
 set +e
 { until ls -d "$DISK/home"/catalog/cubes/sentinel-*/attempt-1; do sleep 0.05; done; } >/dev/null 2>&1 \\

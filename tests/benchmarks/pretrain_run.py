@@ -107,7 +107,8 @@ def _objective(recipe: Recipe, model: RingMoE) -> MaskedModelling:
 
 def _config(recipe: Recipe, steps: int, seed: int) -> TrainConfig:
     warmup = max(steps // 10, 1)
-    return TrainConfig(steps, recipe.rate, warmup, seed=seed, precision=recipe.precision)  # type: ignore[arg-type]
+    how = {"rate": recipe.rate, "warmup": warmup, "precision": recipe.precision}
+    return TrainConfig(steps=steps, seed=seed, **how)  # type: ignore[arg-type]
 
 
 def _steps_in(recipe: Recipe, draws: Draws, contract: DataContract, minutes: float, device: str) -> int:
