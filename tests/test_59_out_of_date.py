@@ -61,7 +61,8 @@ def model(where: Where, item_id: str, created: str, source: str) -> None:
     path = ledger.item_path("models", item_id)
     item = json.loads(path.read_text())
     item["properties"]["created"] = created
-    item["assets"] = {"model": {"href": "./attempt-1/checkpoint/model.safetensors", "file:checksum": "1220"}}
+    files = {"model": "model.safetensors", "config": "config.json"}
+    item["assets"] = {k: {"href": f"./attempt-1/checkpoint/{v}", "file:checksum": "1220"} for k, v in files.items()}
     path.write_text(json.dumps(item))
 
 
