@@ -44,26 +44,27 @@ class Light:
         return f"unit-{self.number}"
 
 
+def begun(log: str, number: int) -> int:
+    """How often a unit was begun."""
+    return [line.split()[0] for line in Path(log).read_text().splitlines()].count(str(number))
+
+
 def work(number: int, payload: bytes, kind: str, log: str) -> int:
     """What a worker does with one; which units were begun is written to a file."""
     import os
-    from pathlib import Path
 
     if log:
         with open(log, "a") as out:
             out.write(f"{number} {os.getpid()}\n")
     if kind == "hangs":
         time.sleep(3600)
-    if (
-        kind == "blamed once"
-        and [line.split()[0] for line in Path(log).read_text().splitlines()].count(str(number)) == 1
-    ):
+    if kind == "blamed once" and begun(log, number) == 1:
         raise KilledWorker(f"unit {number}", SimpleNamespace(address="elsewhere"), 1)  # type: ignore[arg-type]
     if kind == "raises":
         raise ValueError(f"unit {number}")
     if kind == "kills":
         os._exit(9)
-    if kind == "dies once" and [line.split()[0] for line in Path(log).read_text().splitlines()].count(str(number)) == 1:
+    if kind == "dies once" and begun(log, number) == 1:
         os.kill(os.getpid(), 9)
     return number
 
@@ -222,9 +223,26 @@ def slow_task() -> Any:
         from flows.refs import ItemRef
 
         time.sleep(3600 if unit.kind == "hangs" else 0)
-        return ItemRef(collection="cubes", id=unit.item_id, href="", asset="", checksum="", fresh=True)
+        payer = os.environ.get("AWS_REQUEST_PAYER", "")
+        return ItemRef(collection="cubes", id=unit.item_id, href=payer, asset="", checksum="", fresh=True)
 
     return make_one
+
+
+def test_a_cluster_elsewhere_reads_as_this_process_does(
+    cluster: str, tmp_path: Path, prefect_harness: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What says how files on the web are opened reaches workers that began before it was said."""
+    from prefect import flow
+
+    monkeypatch.setenv("AWS_REQUEST_PAYER", "requester")
+    where = Where(scenes=tmp_path, published=tmp_path / "catalog", workers=2, dask_address=cluster)
+
+    @flow
+    def both() -> list[ItemRef]:
+        return batches.make([Light(0), Light(1)], batches.Step("ingest", "cubes", slow_task(), 2), where)
+
+    assert [made.href for made in both()] == ["requester", "requester"]
 
 
 @pytest.mark.parametrize("by_address", [True, False])
