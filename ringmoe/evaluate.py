@@ -23,7 +23,7 @@ from ringmoe.frozen import (
     random_pixel_features,
 )
 from ringmoe.modality import Chips, Modality
-from ringmoe.probe import few_shot, linear_probe, nearest_neighbours, retrieval, standardise
+from ringmoe.probe import few_shot, linear_probe, nearest_neighbours, retrieval, standardise, weigh_alike
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Probed:
     """Mean average precision of the first twenty training samples found for a test sample."""
 
 
-def probed(train_ND: Tensor, train_N: Tensor, test_ND: Tensor, test_N: Tensor) -> Probed:
+def probed(train_ND: Tensor, train_N: Tensor, test_ND: Tensor, test_N: Tensor, *, parts: Sequence[int] = ()) -> Probed:
     """All probes of one kind of feature, standardised by the training set.
 
     Parameters
@@ -165,8 +165,11 @@ def probed(train_ND: Tensor, train_N: Tensor, test_ND: Tensor, test_N: Tensor) -
         Features, float32.
     train_N, test_N
         Class codes, int64, at least 0.
+    parts
+        Widths of what stands side by side in the features, as of the stages of a pyramid: each part then weighs the
+        same, however wide it is. Nothing for features of one kind.
     """
-    train, test = standardise(train_ND, test_ND)
+    train, test = (weigh_alike(x_ND, parts) for x_ND in standardise(train_ND, test_ND))
 
     def right(predicted_N: Tensor) -> float:
         return float((predicted_N == test_N).double().mean())
@@ -210,14 +213,16 @@ def frozen_table(
     """
     contract = _shared_contract(models, modality, train.chips[0])
     kinds: dict[str, tuple[Tensor, Tensor]] = {}
+    parts: dict[str, list[int]] = {}
     for name, model in models.items():
         stages = [features(model, part.chips, modality, spread=True) for part in (train, test)]
         kinds |= {f"{name}/stage{i}": pair for i, pair in enumerate(zip(*stages, strict=True), start=1)}
         kinds[name] = (torch.cat(stages[0], 1), torch.cat(stages[1], 1))
+        parts[name] = [stage.shape[1] for stage in stages[0]]
     kinds["image_statistics"] = (image_statistics(contract, train.chips), image_statistics(contract, test.chips))
     drawn = [random_features(contract, part.chips, seed=seed) for part in (train, test)]
     kinds["random_features"] = (drawn[0], drawn[1])
-    return {name: probed(a_ND, train.labels_N, b_ND, test.labels_N) for name, (a_ND, b_ND) in kinds.items()}
+    return _probed_all(kinds, parts, train.labels_N, test.labels_N)
 
 
 @dataclass(frozen=True)
@@ -246,18 +251,24 @@ def frozen_pixel_table(
     """
     contract = _shared_contract(models, modality, train.chips[0])
     kinds: dict[str, list[Tensor]] = {}
+    parts = {name: [model.config.dim * 2**stage for stage in range(4)] for name, model in models.items()}
     for part in (train, test):
         for name, model in models.items():
             whole = _of_pixels(part, lambda *at, m=model: pixel_features(m, at[0], modality, *at[1:]))
             kinds.setdefault(name, []).append(whole)
-            widths = [model.config.dim * 2**stage for stage in range(4)]
-            for i, stage in enumerate(whole.split(widths, 1), start=1):
+            for i, stage in enumerate(whole.split(parts[name], 1), start=1):
                 kinds.setdefault(f"{name}/stage{i}", []).append(stage)
         plain = _of_pixels(part, lambda *at: pixel_statistics(contract, *at))
         drawn = _of_pixels(part, lambda *at: random_pixel_features(contract, *at, seed=seed))
         kinds.setdefault("image_statistics", []).append(plain)
         kinds.setdefault("random_features", []).append(drawn)
-    return {name: probed(a_ND, train.labels_N, b_ND, test.labels_N) for name, (a_ND, b_ND) in kinds.items()}
+    return _probed_all(kinds, parts, train.labels_N, test.labels_N)
+
+
+def _probed_all(
+    kinds: Mapping[str, Sequence[Tensor]], parts: Mapping[str, Sequence[int]], train_N: Tensor, test_N: Tensor
+) -> dict[str, Probed]:
+    return {k: probed(pair[0], train_N, pair[1], test_N, parts=parts.get(k, ())) for k, pair in kinds.items()}
 
 
 def _of_pixels(part: LabelledPixels, described: Callable[..., Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -30,7 +31,7 @@ MOMENTUM = 0.98
 SHRINK = 0.03
 """Of the mean variance, added to every direction's before it is made one."""
 
-TEMPERATURE = 0.2
+TEMPERATURE = 0.1
 """Of the comparison of views."""
 
 Summed = Callable[[Tensor], Tensor]
@@ -152,19 +153,26 @@ class ViewTerm(nn.Module):
 
 
 def twice(chips: Chips, modality: Modality, light: float = 0.0) -> Chips:
-    """Every image and, after all of them, the same ones mirrored or turned, in another light; draws are torch's own.
-
-    Light is one factor, its logarithm between - `light` and `light`, for all bands of an optical or multispectral
-    image, as of another sun: it leaves their ratios.
-    Radar lights its own ground, and its values are left alone.
-    """
+    """Every image and, after all of them, the same ones mirrored or turned, in another light; draws are torch's own."""
     pixels_BCHW, valid_BHW = chips.pixels_BCHW, chips.valid_BHW
     flips = [axis for axis in (-2, -1) if torch.rand(()) < 0.5]
     turned, valid = pixels_BCHW.flip(flips), valid_BHW.flip(flips)
     if pixels_BCHW.shape[-1] == pixels_BCHW.shape[-2] and torch.rand(()) < 0.5:
         turned, valid = turned.transpose(-1, -2), valid.transpose(-1, -2)
-    if light > 0 and modality in (Modality.OPT, Modality.MS):
-        light_B = torch.exp(light * (2 * torch.rand(len(chips)) - 1)).to(pixels_BCHW.device)
-        turned = turned * light_B.view(-1, 1, 1, 1)
     gsd_B = None if chips.gsd_B is None else chips.gsd_B.repeat(2)
-    return Chips(torch.cat([pixels_BCHW, turned]), torch.cat([valid_BHW, valid]), chips.bands, gsd_B)
+    both = Chips(torch.cat([pixels_BCHW, turned]), torch.cat([valid_BHW, valid]), chips.bands, gsd_B)
+    return lit(both, modality, light)
+
+
+def lit(chips: Chips, modality: Modality, light: float) -> Chips:
+    """The second half of the images in another light than the first.
+
+    Light is one factor, its logarithm between - `light` and `light`, for all bands of an optical or multispectral
+    image, as of another sun: it leaves their ratios.
+    Radar lights its own ground, and its values are left alone.
+    """
+    if light <= 0 or modality not in (Modality.OPT, Modality.MS):
+        return chips
+    light_B = torch.exp(light * (2 * torch.rand(len(chips)) - 1))
+    light_B[: len(chips) // 2] = 1.0
+    return replace(chips, pixels_BCHW=chips.pixels_BCHW * light_B.to(chips.pixels_BCHW.device).view(-1, 1, 1, 1))

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +17,17 @@ def standardise(train_ND: Tensor, test_ND: Tensor) -> tuple[Tensor, Tensor]:
     """Both sets with the training set's mean taken off and its standard deviation made one."""
     mean_D, std_D = train_ND.mean(dim=0), train_ND.std(dim=0, correction=0).clamp_min(1e-6)
     return (train_ND - mean_D) / std_D, (test_ND - mean_D) / std_D
+
+
+def weigh_alike(x_ND: Tensor, parts: Sequence[int]) -> Tensor:
+    """Standardised features whose parts, of so many columns each, have equal sums of variances; 1 a column on average.
+
+    Without it a stage of a pyramid that is eight times as wide as another counts eight times as much.
+    """
+    if not parts:
+        return x_ND
+    scales = [(sum(parts) / (len(parts) * width)) ** 0.5 for width in parts]
+    return torch.cat([part * s for part, s in zip(x_ND.split(list(parts), 1), scales, strict=True)], 1)
 
 
 def nearest_neighbours(train_ND: Tensor, train_N: Tensor, test_ND: Tensor, k: int = 5) -> Tensor:

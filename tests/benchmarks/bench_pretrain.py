@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--views", type=float, default=Recipe().objective.views)
     parser.add_argument("--light", type=float, default=Recipe().objective.light, help="between two views")
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default=Recipe.precision)
-    parser.add_argument("--sparse", action="store_true", help="only what is shown passes the experts")
+    parser.add_argument("--whole", action="store_true", help="what is hidden passes the experts too, as mask tokens")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args()
     if options.threads:
@@ -99,7 +99,7 @@ def main() -> None:
         batch=options.batch,
         rate=options.rate,
         share=options.share,
-        sparse=options.sparse,
+        sparse=not options.whole,
         precision=options.precision,
     )
     steps, seeds = (10, 1) if options.quick else (options.steps, options.seeds)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,9 @@ MIX: Mapping[Modality, float] = {
     Modality.SAR_L2: 0.125,
 }
 """Share of each modality among the chips."""
+
+SPAN = 4
+"""Optical images are cut to between so many parts of their side and the whole."""
 
 PIXELS_OF_A_CLASS = 8
 """Pixels asked about in an image, of each class that it has."""
@@ -85,6 +89,8 @@ class Draws:
     """Another seed, other chips."""
     mix: Mapping[Modality, float] | None = None
     """Share of each modality; MIX where it is None. Modalities without a scene are left out."""
+    twins: bool = False
+    """Two chips of each image drawn, the second ones after all first: an even number of every modality."""
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
         """Batches from a step on, without end."""
@@ -106,40 +112,66 @@ class Draws:
     def _counts(self, step: int) -> dict[Modality, int]:
         mix = self.mix or MIX
         present = ordered({s.sensor.modality: None for s in self.scenes if mix.get(s.sensor.modality, 0) > 0})
-        share = np.array([mix[m] for m in present])
-        upto = np.floor((np.cumsum(share / share.sum()))[:, None] * self.batch * np.array([step, step + 1]) + 1e-6)
+        share, each = np.array([mix[m] for m in present]), 2 if self.twins else 1
+        images = self.batch // each * np.array([step, step + 1])
+        upto = np.floor((np.cumsum(share / share.sum()))[:, None] * images + 1e-6)
         counts = np.diff(np.diff(upto, axis=1)[:, 0], prepend=0).astype(int)
-        return {m: int(n) for m, n in zip(present, counts, strict=True) if n > 0}
+        return {m: each * int(n) for m, n in zip(present, counts, strict=True) if n > 0}
 
     def _chips(self, scenes: Scenes, count: int, rng: np.random.Generator) -> Chips:
         jitter = scenes.sensor.modality is Modality.OPT
-        drawn = [self._chip(scenes.images[rng.integers(len(scenes.images))], rng, jitter) for _ in range(count)]
-        pixels_BCHW = torch.stack([pixels for pixels, _ in drawn])
-        gsd_B = torch.tensor([scale * scenes.sensor.gsd_m for _, scale in drawn], dtype=torch.float32)
+        drawn, twins = [], []
+        for _ in range(count // 2 if self.twins else count):
+            image = scenes.images[rng.integers(len(scenes.images))]
+            place = self._place(image.shape[1:], rng, jitter)
+            drawn.append(self._chip(image, place, rng))
+            if self.twins:
+                near = self._place(image.shape[1:], rng, jitter) if jitter else _beside(place, image.shape[1:], rng)
+                twins.append(self._chip(image, near, rng))
+        pixels_BCHW = torch.stack([pixels for pixels, _ in (*drawn, *twins)])
+        gsd_B = torch.tensor([scale * scenes.sensor.gsd_m for _, scale in (*drawn, *twins)], dtype=torch.float32)
         return Chips(pixels_BCHW, torch.isfinite(pixels_BCHW).all(1), scenes.sensor.bands, gsd_B)
 
-    def _chip(self, image_CHW: np.ndarray, rng: np.random.Generator, jitter: bool) -> tuple[Tensor, float]:
-        """A mirrored crop, of optical images also resized; and by how much its pixels have grown."""
-        side = min(image_CHW.shape[1:])
-        cut = min(self.chip_px, side)
+    def _place(self, shape: Sequence[int], rng: np.random.Generator, jitter: bool) -> tuple[int, int, int]:
+        """Side of a window, its first row and column."""
+        cut = min(self.chip_px, *shape)
         if jitter:
-            cut = int(rng.integers(max(side // 3, 32), side + 1))
-        y, x = (int(rng.integers(n - cut + 1)) for n in image_CHW.shape[1:])
+            cut = round(min(shape) * math.exp(rng.uniform(-math.log(SPAN), 0.0)))
+        y, x = (int(rng.integers(n - cut + 1)) for n in shape)
+        return cut, y, x
+
+    def _chip(
+        self, image_CHW: np.ndarray, place: tuple[int, int, int], rng: np.random.Generator
+    ) -> tuple[Tensor, float]:
+        """A mirrored window, resized where it is no chip yet; and by how much its pixels have grown."""
+        cut, y, x = place
         chip_CHW = torch.from_numpy(np.ascontiguousarray(image_CHW[:, y : y + cut, x : x + cut]))
-        if jitter:
-            size = (self.chip_px, self.chip_px)
-            chip_CHW = F.interpolate(chip_CHW[None], size=size, mode="bilinear", antialias=True, align_corners=False)[0]
+        size = min(self.chip_px, *image_CHW.shape[1:])
+        if cut != size:
+            chip_CHW = F.interpolate(
+                chip_CHW[None], size=(size, size), mode="bilinear", antialias=True, align_corners=False
+            )[0]
         chip_CHW = chip_CHW.flip([axis for axis in (1, 2) if rng.random() < 0.5])
         if rng.random() < 0.5:
             chip_CHW = chip_CHW.transpose(1, 2)
-        return chip_CHW, cut / self.chip_px if jitter else 1.0
+        return chip_CHW, cut / size
+
+
+def _beside(place: tuple[int, int, int], shape: Sequence[int], rng: np.random.Generator) -> tuple[int, int, int]:
+    """A window of the same side that shares at least half of each side with another."""
+    cut, *corner = place
+    y, x = (
+        int(np.clip(start + rng.integers(-cut // 2, cut // 2 + 1), 0, n - cut))
+        for start, n in zip(corner, shape, strict=True)
+    )
+    return cut, y, x
 
 
 def labelled_images(sensor: Sensor, images: Sequence[np.ndarray], labels: Sequence[np.ndarray], side: int) -> Labelled:
-    """Whole images averaged down to a side, in batches of 50."""
-    chips = []
-    for start in range(0, len(images), 50):
-        pixels_BCHW = torch.from_numpy(np.stack(images[start : start + 50]))
+    """Whole images averaged down to a side, in batches of as many pixels as 50 images of 64 px."""
+    chips, few = [], max(50 * 64**2 // side**2, 1)
+    for start in range(0, len(images), few):
+        pixels_BCHW = torch.from_numpy(np.stack(images[start : start + few]))
         scale = pixels_BCHW.shape[-1] // side
         pixels_BCHW = F.avg_pool2d(pixels_BCHW, scale) if scale > 1 else pixels_BCHW
         chips.append(_whole(pixels_BCHW, sensor, max(scale, 1)))

@@ -37,25 +37,25 @@ class Recipe:
     """Of ringmoe.presets."""
     changes: Mapping[str, object] = field(default_factory=dict)
     """Fields of RingMoEConfig other than the preset's."""
-    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(views=0.5))
+    objective: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig(views=1.0, cut=True, light=0.3))
     """Terms and their weights."""
     chip_px: int = 64
     """Side of a chip in pre-training."""
-    asked_px: int = 64
+    asked_px: int = 256
     """Side that whole images are averaged down to before they are asked about."""
-    batch: int = 32
+    batch: int = 128
     """Chips of a step."""
-    rate: float = 3e-4
+    rate: float = 5e-4
     """Highest learning rate."""
     share: float = 0.6
     """Share of the units hidden."""
-    sparse: bool = False
+    sparse: bool = True
     """Whether only what is shown passes the experts."""
     constant_gate: bool = False
     """Whether every gate is 1, as in the public code."""
     mix: Mapping[Modality, float] | None = None
     """Share of each modality among the chips; None for the usual one."""
-    precision: str = "float32"
+    precision: str = "bfloat16"
     """What autocast computes in."""
 
     def config(self) -> RingMoEConfig:
@@ -91,7 +91,7 @@ def learn(
 ) -> Learned:
     """Pre-train by masked modelling, for so many steps or for as many as fit into so many minutes."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    draws = Draws(scenes, recipe.batch, recipe.chip_px, seed, recipe.mix)
+    draws = Draws(scenes, recipe.batch, recipe.chip_px, seed, recipe.mix, recipe.objective.cut)
     steps = steps or _steps_in(recipe, draws, contract, minutes, device)
     model, untrained = (build(recipe, contract, seed).to(device) for _ in range(2))
     objective = _objective(recipe, model).to(device)
@@ -131,7 +131,7 @@ def _told(steps: int):  # type: ignore[no-untyped-def]
     return tell
 
 
-def ask(models: Mapping[str, RingMoE], task: Task, *, seed: int, asked_px: int = 64) -> dict[str, Probed]:
+def ask(models: Mapping[str, RingMoE], task: Task, *, seed: int, asked_px: int = Recipe.asked_px) -> dict[str, Probed]:
     """The table of one task."""
     modality = task.sensor.modality
     parts = ((task.train, task.train_labels), (task.test, task.test_labels))
@@ -143,19 +143,21 @@ def ask(models: Mapping[str, RingMoE], task: Task, *, seed: int, asked_px: int =
     return frozen_pixel_table(models, modality, learned, asked, seed=seed)
 
 
-def ask_one(model: RingMoE, task: Task, *, seed: int, asked_px: int = 64) -> Probed:
+def ask_one(model: RingMoE, task: Task, *, seed: int, asked_px: int = Recipe.asked_px) -> Probed:
     """What all stages of one model, side by side, are worth on a task: its row of the table alone."""
     modality, model = task.sensor.modality, model.to("cpu")
-    found = []
+    found, parts = [], [model.config.dim * 2**stage for stage in range(4)]
     for images, labels in ((task.train, task.train_labels), (task.test, task.test_labels)):
         if is_of_images(task):
             whole = labelled_images(task.sensor, images, labels, asked_px)
-            found += [torch.cat(features(model, whole.chips, modality, spread=True), 1), whole.labels_N]
+            stages = features(model, whole.chips, modality, spread=True)
+            parts = [stage.shape[1] for stage in stages]
+            found += [torch.cat(stages, 1), whole.labels_N]
         else:
             single = labelled_pixels(task.sensor, images, labels, PIXEL_SIDE, seed)
             places = zip(single.chips, single.rows, single.cols, strict=True)
             found += [torch.cat([pixel_features(model, c, modality, y, x) for c, y, x in places]), single.labels_N]
-    return probed(*found)
+    return probed(*found, parts=parts)
 
 
 def summary(tables: Sequence[Mapping[str, Probed]], probe: str) -> dict[str, float]:

@@ -45,8 +45,8 @@ from catalog.sandbox.truth import majority
 from ringmoe.modality import Modality
 
 REALDATA = Path(os.environ.get("RINGMOE_REALDATA", Path(__file__).resolve().parents[3] / "shared" / "realdata"))
-SCENE_PX = 128
-"""Side of an RSSCN7 image here: its 256 px averaged two by two."""
+SCENE_PX = 256
+"""Side of an RSSCN7 image."""
 LEARN, APART = range(1, 51), range(56, 76)
 """Numbers, within each hundred, of the RSSCN7 images learned from and asked about; neighbours look alike, so that those
 between are left out. Each hundred is one scale."""
