@@ -78,9 +78,9 @@ def refit(dense: RingMoE, parent: RingMoE, batches: Iterable[Batch]) -> RingMoE:
     fitted = RingMoE.from_tensors(dense.config, dense.contract, {k: t.clone() for k, t in dense.state_dict().items()})
     for block, each in zip(fitted.blocks(), sums, strict=True):
         assert block.experts.shared is not None
-        weight_ZC, second = each.solved(), block.experts.shared[2]
-        second.weight.copy_(weight_ZC[:-1].t())
-        second.bias.copy_(weight_ZC[-1])
+        weight_ZC, second = each.solved(), dict(block.experts.shared[2].named_parameters())
+        second["weight"].copy_(weight_ZC[:-1].t())
+        second["bias"].copy_(weight_ZC[-1])
     return fitted
 
 
