@@ -29,7 +29,7 @@ from ringmoe.frozen import (
     random_pixel_features,
 )
 from ringmoe.modality import Chips, Modality
-from ringmoe.probe import few_shot, linear_probe, nearest_neighbours, retrieval, standardise
+from ringmoe.probe import few_shot, linear_probe, nearest_neighbours, retrieval, standardise, weigh_alike
 
 
 def test_a_confusion_matrix_counts_pairs_and_skips_the_unknown():
@@ -77,6 +77,16 @@ def test_neighbours_vote():
     test = torch.tensor([[5.0, 0.5], [0.2, 3.0]])
     assert nearest_neighbours(train, codes, test, k=3).tolist() == [1, 2]
     assert nearest_neighbours(train, codes, train, k=1).tolist() == codes.tolist()
+
+
+def test_parts_side_by_side_weigh_alike():
+    """A part of eight columns pulls a distance no more than one of two; one column has a variance of 1 on average."""
+    x, _ = standardise(torch.randn(500, 10, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 10))
+    weighed = weigh_alike(x, (2, 8))
+    first, second = (part.square().mean(0).sum() for part in weighed.split([2, 8], 1))
+    assert float(first) == pytest.approx(float(second), rel=1e-5)
+    assert float(first + second) == pytest.approx(10.0, rel=1e-5)
+    assert weigh_alike(x, ()) is x
 
 
 def test_a_linear_probe_finds_a_linear_rule():

@@ -10,7 +10,7 @@ import torch
 
 from ringmoe import presets
 from ringmoe.backbone import RingMoE
-from ringmoe.latent import FILTERS, SCALES, ViewTerm, Whitening, random_filters, texture, twice
+from ringmoe.latent import FILTERS, SCALES, ViewTerm, Whitening, lit, random_filters, texture, twice
 from ringmoe.modality import Chips, Modality
 from ringmoe.objectives import MaskedModelling, Objective, ObjectiveConfig
 
@@ -87,6 +87,25 @@ def test_the_second_view_is_lit_otherwise_and_radar_is_not() -> None:
     assert float(factor.std()) > 0.05
     radar = twice(one, Modality.SAR_L1, 0.5).pixels_BCHW[5:]
     assert torch.equal(radar.flatten().sort().values, one.pixels_BCHW.flatten().sort().values)
+
+
+def test_views_that_were_cut_are_compared_as_they_come() -> None:
+    """A batch whose second half shows the places of its first is not doubled: chance is ln 7 for four places."""
+    torch.manual_seed(0)
+    shape = replace(presets.nano(), dim=16, depths=(1, 1, 1, 1), specialized=2, collaborative=2)
+    model = RingMoE(shape, CONTRACT.only([Modality.OPT]))
+    one = chips()
+    places = Chips(one.pixels_BCHW.repeat(2, 1, 1, 1), one.valid_BHW.repeat(2, 1, 1))
+    terms = {}
+    for cut in (True, False):
+        learner = MaskedModelling(Objective(model, ObjectiveConfig(views=1.0, cut=cut)), share=0.0)
+        torch.manual_seed(1)
+        terms[cut] = float(learner(model, {Modality.OPT: places})[1]["views/opt"])
+    assert terms[True] < math.log(7) < terms[False]  # made of eight chips of which four are the others again
+    assert torch.equal(lit(places, Modality.SAR_L2, 0.5).pixels_BCHW, places.pixels_BCHW)
+    lighter = lit(places, Modality.OPT, 0.5).pixels_BCHW
+    assert torch.equal(lighter[:4], one.pixels_BCHW)
+    assert float((lighter[4:] / one.pixels_BCHW).flatten(1).std(1).max()) < 1e-5
 
 
 @pytest.mark.parametrize("term", ["texture", "views"])

@@ -142,6 +142,20 @@ def test_draws_are_a_function_of_seed_and_step_and_keep_the_mix() -> None:
     assert np.isin(radar.numpy(), scenes[1].images[0]).all()
 
 
+def test_twins_are_of_one_place() -> None:
+    """The second half of a batch shows the images of its first half, in its order; radar has ground in common."""
+    ramp = np.arange(200 * 200, dtype=np.float32).reshape(1, 200, 200)
+    optical = sets.Scenes(sensors.RSSCN7, tuple(np.full((3, 128, 128), i, np.float32) for i in range(9)))
+    radar = sets.Scenes(sensors.OMBRIA_S1, (ramp,))
+    batch = Draws([optical, radar], batch=24, seed=1, twins=True).at(2)
+    first, second = batch[Modality.OPT].pixels_BCHW.mean((1, 2, 3)).chunk(2)
+    assert len(first.unique()) > 2
+    torch.testing.assert_close(first, second)
+    for one, other in zip(*batch[Modality.SAR_L2].pixels_BCHW.flatten(1).chunk(2), strict=True):
+        assert len(np.intersect1d(one.numpy(), other.numpy())) >= 32 * 32
+        assert not torch.equal(one, other)
+
+
 def test_the_contract_measures_each_sensor_by_itself() -> None:
     """Detected radar by the logarithm of its power, complex by its root mean square; two sensors stand side by side."""
     scenes = [fake(Modality.SAR_L2, sensors.FLOODS_S1, (64,)), fake(Modality.SAR_L2, sensors.GAMMA_S1, (64, 64)),
@@ -171,14 +185,14 @@ def test_pixels_asked_about_are_balanced_and_known() -> None:
 
 
 def test_a_short_run_learns_and_its_table_has_every_row(land: sets.Found) -> None:
-    """Four steps on the sandbox: the terms asked for fall, and the table of pixels holds models and baselines."""
+    """Twelve steps on the sandbox: the terms asked for fall, and the table of pixels holds models and baselines."""
     shape = {"dim": 16, "depths": (1, 1, 1, 1), "specialized": 2, "collaborative": 2}
-    recipe = Recipe(changes=shape, batch=8)
+    recipe = Recipe(changes=shape, batch=16, rate=2e-3, precision="float32")
     contract = contract_of(land.scenes)
-    run = learn(recipe, land.scenes, contract, seed=0, steps=4)
-    assert run.history.images == 32
-    first, *_, last = run.history.terms["power/sar_l1"]
-    assert last < first
+    run = learn(recipe, land.scenes, contract, seed=0, steps=12)
+    assert run.history.images == 192
+    power = run.history.terms["power/sar_l1"]
+    assert sum(power[-3:]) < sum(power[:3])
     assert "views/sar_l1" in run.history.terms
     (task,) = land.tasks
     table = ask({"pretrained": run.model, "untrained": run.untrained}, task, seed=0)
