@@ -15,14 +15,14 @@ from prefect.cache_policies import NO_CACHE
 from catalog.ledger import Ledger, unit_id, write_whole
 from flows import assess, pictures, progress
 from flows.artifacts import Watched, show_picture, show_table
-from flows.learn import GUESSES, LEARNED, STATES, Plan, learn
+from flows.learn import GUESSES, LEARNED, STATES, Plan, learn, lost_of
 from flows.models import Draft, bands_of, device, machine, once
 from flows.ranks import alone_at, run_ranks
 from flows.refs import ItemRef, PretrainRequest, Where
 from flows.select import within
 from ringmoe import checkpoint
 
-RESULTS_VERSION = 4
+RESULTS_VERSION = 5
 
 
 def draft(cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> Draft:
@@ -76,6 +76,9 @@ def _tell_all(folder: Path, kept: Path, learned: Mapping[str, Any], request: Pre
     """Write the losses and the pictures beside the checkpoint; its item's properties."""
     loss, terms = learned["loss"], learned["terms"]
     write_whole(folder.parent / "loss.json", {k: learned[k] for k in ("loss", "terms", "skipped", "images")})
+    lost = lost_of(kept)
+    if lost:
+        write_whole(folder.parent / "lost.json", {"lost": [{"what": name, "reason": why} for name, why in lost]})
     pictures.loss_curve(folder.parent / "loss.png", loss, terms)
     pictures.reconstructions(folder.parent / "reconstructions.png", kept / GUESSES)
     found = checkpoint.load(folder)
@@ -107,6 +110,7 @@ def _tell_all(folder: Path, kept: Path, learned: Mapping[str, Any], request: Pre
         "ringmoe:images": learned["images"],
         "ringmoe:skipped_steps": len(learned["skipped"]),
         "ringmoe:left_out": learned["left_out"],
+        "ringmoe:lost_blocks": len(lost),
     }
 
 
