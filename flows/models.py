@@ -26,6 +26,9 @@ from ringmoe.train import Step, TrainConfig
 SHIPPED = "ringmoe:shipped"
 """Property of a checkpoint that came with the package: its name there. It shows no place of this catalogue."""
 
+FEATURES = ["similarity-search"]
+"""`mlm:tasks` of an encoder without a head; mlm 1.4 has no word nearer to features."""
+
 Make = Callable[[Path], Mapping[str, Any]]
 """Writes a checkpoint into the folder given and returns properties for its item."""
 
@@ -120,7 +123,7 @@ def described(found: Checkpoint, name: str) -> dict[str, Any]:
     return {
         "mlm:name": name,
         "mlm:architecture": "RingMoE: Swin V2 with modal-specialized, collaborative and shared experts",
-        "mlm:tasks": ["similarity-search"],  # mlm 1.4 has no word nearer to features
+        "mlm:tasks": FEATURES,
         "mlm:framework": "PyTorch",
         "mlm:framework_version": torch.__version__.split("+")[0],
         "mlm:total_parameters": sum(p.numel() for p in found.model.parameters()),
@@ -144,6 +147,11 @@ def described(found: Checkpoint, name: str) -> dict[str, Any]:
 def properties_of(ref: ItemRef) -> dict[str, Any]:
     """Properties of a published item."""
     return dict(_record(ref)["properties"])
+
+
+def has_head(ref: ItemRef) -> bool:
+    """Whether a model was made for a task, and not an encoder alone."""
+    return properties_of(ref)["mlm:tasks"] != FEATURES
 
 
 def table_of(ref: ItemRef, name: str) -> dict[str, Any] | None:

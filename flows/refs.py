@@ -282,6 +282,10 @@ class InferRequest(BaseModel):
     """Vector file of parcels to count areas in."""
     parcel_name: str | None = None
     """Column that names them; None takes the row number."""
+    features: bool = False
+    """Map what the encoder sees even where the model has a head; without a head, that is all there is to map."""
+    components: int = Field(default=16, ge=1, le=256)
+    """Bands of such a feature map."""
 
 
 class RunRequest(BaseModel):

@@ -97,3 +97,22 @@ def model(where: Where, step: str, item_id: str | None) -> ItemRef:
     old = outdated(where) if len(found) > 1 else {}
     best = max(found, key=lambda i: (i["id"] not in old, i["properties"]["created"], i["id"]))
     return model_reference(best, ledger, fresh=False)
+
+
+def mapper(where: Where, item_id: str | None, *, features: bool = False) -> ItemRef:
+    """What maps an area: the model named, else the latest pruned, else adapted, else an encoder for feature maps.
+
+    The encoder is the latest pre-trained, or the one that comes with the package; `features` goes to it straight.
+
+    Raises
+    ------
+    NothingFound
+        When there is none, not even with the package.
+    """
+    if item_id is None:
+        made = [item["id"] for _, item in Ledger(where.published).items("models")]
+        for step in () if features else ("prune", "adapt"):
+            if any(name.startswith(f"{step}_") for name in made):
+                return model(where, step, None)
+        return model(where, "pretrain", None)
+    return model(where, "prune", item_id)

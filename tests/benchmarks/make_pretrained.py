@@ -222,7 +222,16 @@ def main() -> None:
     if wanted >= STAGES.index("shipped"):
         from shipped_card import ship
 
-        print(json.dumps(ship(options.work, options.out, sys.argv[1:], options.realdata)))
+        print(json.dumps(ship(options.work, options.out, _command(options), options.realdata)))
+
+
+def _command(options: argparse.Namespace) -> str:
+    """What somebody else would type: choices that decide the result, and no folder of this machine."""
+    known = vars(options)
+    named = ("minutes", "earths", "size", "side", *asdict(Recipe()))
+    words = [f"--{name.replace('_', '-')} {known[name]:g}" if isinstance(known[name], float) else
+             f"--{name.replace('_', '-')} {known[name]}" for name in named]  # fmt: skip
+    return " ".join(["python tests/benchmarks/make_pretrained.py WORK", *words])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ Table = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Data set, row, probe."""
 
 
-def ship(work: Path, out: Path, words: Sequence[str], realdata: Path) -> dict[str, Any]:
+def ship(work: Path, out: Path, command: str, realdata: Path) -> dict[str, Any]:
     """Write the folder; what is scored is what is shipped, rounding included.
 
     Returns
@@ -45,7 +45,6 @@ def ship(work: Path, out: Path, words: Sequence[str], realdata: Path) -> dict[st
     small = found.model.to(torch.bfloat16)
     told = json.loads((work / "chips" / "sources.json").read_text())
     table = scores(RingMoE.from_tensors(found.config, found.contract, _floats(small)), realdata)
-    command = " ".join(["python tests/benchmarks/make_pretrained.py", *words])
     training = {k: v for k, v in found.meta.items() if k != "contract_digest"}
     provenance = {
         "step": "ship", "command": command, "data": told["rows"], "extent": told["extent"], "training": training,
@@ -112,11 +111,13 @@ with where there is no model of one's own.
 ## How it was made
     {provenance["command"]}
 
-Masked modelling of all modalities at once, {before["steps"]} of {before["steps_planned"]} steps of
-{before["recipe"]["batch"]} chips of {before["recipe"]["chip_px"]} px (mix {before["recipe"]["mix"]}, peak rate
-{before["recipe"]["rate"]:g}, views {before["recipe"]["views"]:g}, seed {before["recipe"]["seed"]}); then cut to
-{training["kept"]}, and {training["recovery_steps"]} steps in which its features learned to be those of the whole
-(error over their variance {training["feature_error_first"]:g} to {training["feature_error_last"]:g}).
+- Masked modelling of all modalities at once: {before["steps"]} of {before["steps_planned"]} steps of
+  {before["recipe"]["batch"]} chips of {before["recipe"]["chip_px"]} px, each in two views where views weigh more than 0.
+- Cut to {training["kept"]}.
+- {training["recovery_steps"]} steps in which its features learned to be those of the whole; their error over the
+  variance of the whole's went from {training["feature_error_first"]:g} to {training["feature_error_last"]:g}.
+
+`minutes` is a budget: steps are planned by the pace of a few, so that another machine makes another number of them.
 
 ## What it learned from
 | data | sensors | licence |
