@@ -112,7 +112,8 @@ with where there is no model of one's own.
     {provenance["command"]}
 
 - Masked modelling of all modalities at once: {before["steps"]} of {before["steps_planned"]} steps of
-  {before["recipe"]["batch"]} chips of {before["recipe"]["chip_px"]} px, each in two views where views weigh more than 0.
+  {before["recipe"]["batch"]} chips of {before["recipe"]["chip_px"]} px, two views of each where views weigh
+  more than 0.
 - Cut to {training["kept"]}.
 - {training["recovery_steps"]} steps in which its features learned to be those of the whole; their error over the
   variance of the whole's went from {training["feature_error_first"]:g} to {training["feature_error_last"]:g}.
