@@ -77,7 +77,7 @@ def learn(plan: Plan, on_step: Callable[[Step], None] | None = None) -> None:
     shape = preset(request)
     objective_config(request)  # refused before any pixel is read
     measured = measure_contract(datasets, described=shape.embedding == "spectral", seed=request.seed)
-    sampler = _sampler([datasets[i] for i in measured.used], measured, request)
+    sampler = _sampler([datasets[i] for i in measured.used], measured, request, ranks)
     torch.manual_seed(request.seed)
     model = RingMoE(shape, measured.contract).to(device())
     objective = objective_of(model, request, summed_over_ranks() if ranks > 1 else None).to(device())
@@ -99,10 +99,10 @@ def learn(plan: Plan, on_step: Callable[[Step], None] | None = None) -> None:
         _keep_guesses(plan, model, objective, _unseen(sampler, request.steps * request.accumulate))
 
 
-def _sampler(cubes: Sequence[xr.Dataset], measured: Measured, request: PretrainRequest) -> ChipSampler:
+def _sampler(cubes: Sequence[xr.Dataset], measured: Measured, request: PretrainRequest, ranks: int) -> ChipSampler:
     contract = measured.contract
     mix, crop = mix_of(request, contract.inputs), crop_of(request)
-    return ChipSampler(cubes, contract, batch=request.chips, mix=mix, crop=crop, seed=request.seed)
+    return ChipSampler(cubes, contract, batch=request.chips, mix=mix, crop=crop, least=ranks, seed=request.seed)
 
 
 class _Batches:
