@@ -32,6 +32,9 @@ SEEDS = (1001, 1002, 1003, 1004, 1005, 1006)
 
 PERIOD = Period(start=dt.date(2025, 5, 1), end=dt.date(2025, 8, 31))
 
+TILE_M = 2560.0
+"""Of the cubes: the regions' corners lie on such tiles, so that none is mostly empty."""
+
 TM = (
     ("B10", "blue", 485.0, 70.0), ("B20", "green", 560.0, 80.0), ("B30", "red", 660.0, 60.0),
     ("B40", "nir08", 830.0, 140.0), ("B50", "swir16", 1650.0, 200.0), ("B70", "swir22", 2215.0, 270.0),
@@ -91,8 +94,9 @@ def earth(home: Path, seed: int, size_px: int) -> list[xr.Dataset]:
         register.register([home / "sandbox" / "products"], where.scenes)
         register.register_dem(sorted(home.glob("sandbox/dem/*.tif")), where.scenes)
     request = IngestRequest(
-        area=Area.box((11.0, 46.0, 13.0, 48.0), f"earth {made.seed}"), period=PERIOD, sensors=SANDBOX_SENSORS
-    )
+        area=Area.box((11.0, 46.0, 13.0, 48.0), f"earth {made.seed}"), period=PERIOD, sensors=SANDBOX_SENSORS,
+        tile_m=TILE_M,
+    )  # fmt: skip
     ledger = Ledger(where.published)
     with providers(where) as asked:
         units = plan(request, find(request, where, asked).scenes, where, asked)
