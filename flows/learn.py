@@ -106,11 +106,14 @@ def _sampler(cubes: Sequence[xr.Dataset], measured: Measured, request: PretrainR
 
 
 class _Batches:
-    """This rank's part of every batch, made ahead; what cannot be read is kept on file as soon as it is known."""
+    """This rank's part of every batch, made ahead.
+
+    What cannot be read is kept on file as soon as it is known, beside what a killed run had found.
+    """
 
     def __init__(self, sampler: ChipSampler, plan: Plan) -> None:
         self.sampler, self.plan = sampler, plan
-        self._known = len(lost_of(plan.kept))
+        self._known = 0
         self._ahead: list[Ahead[Batch]] = []
 
     def stream(self, first: int) -> Iterator[Batch]:

@@ -84,6 +84,11 @@ def test_adapting_begins_with_it_and_says_so(
     assert has_head(made)
     assert shelf.mapper(where, None) == made.model_copy(update={"fresh": False})
     assert shelf.mapper(where, None, features=True) == parent
+    asked = InferRequest(area=training_cubes.AREA, period=JUNE, tile_px=64, overlap_px=16, components=2)
+    (classes,), (seen,) = (
+        maps(made, cubes, None, asked.model_copy(update={"features": wanted}), where) for wanted in (False, True)
+    )
+    assert (classes.id.split("_")[0], seen.id.split("_")[0]) == ("landcover", "features")
 
 
 def test_a_model_of_ones_own_goes_first(home: tuple[Where, list[ItemRef]]) -> None:
