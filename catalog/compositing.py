@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,8 +13,7 @@ import xarray as xr
 
 from catalog import cube, publish
 from catalog.composite import composite
-from catalog.errors import CatalogError
-from catalog.ledger import Ledger, no_space_left
+from catalog.ledger import Ledger
 from catalog.periods import CompositeUnit, LookRef
 from catalog.sensors import Band
 
@@ -48,14 +46,8 @@ def make(unit: CompositeUnit, ledger: Ledger) -> dict[str, Any]:
     found = ledger.done("composites", unit.item_id)
     if found is not None:
         return found
-    folder = ledger.attempt("composites", unit.item_id)
-    try:
-        with no_space_left(unit.item_id):
-            dataset = build(unit, folder / "cube.zarr")
-    except Exception as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        ledger.fail(unit.item_id, "composite", str(error) if isinstance(error, CatalogError) else repr(error))
-        raise
+    with ledger.attempting("composites", unit.item_id, "composite") as folder:
+        dataset = build(unit, folder / "cube.zarr")
     box = cube.geobox(dataset)
     assert box is not None
     sources = publish.Sources(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,8 @@ import pandas as pd
 import xarray as xr
 
 from catalog import cube, publish, quantify, read
-from catalog.errors import AssetError, CatalogError, CubeError
-from catalog.ledger import Ledger, no_space_left
+from catalog.errors import AssetError, CubeError
+from catalog.ledger import Ledger
 from catalog.matching import Matcher
 from catalog.quantify import Look
 from catalog.scene import Scene
@@ -41,14 +40,8 @@ def ingest(unit: Unit, ledger: Ledger) -> dict[str, Any]:
     found = ledger.done("cubes", unit.item_id)
     if found is not None:
         return found
-    folder = ledger.attempt("cubes", unit.item_id)
-    try:
-        with no_space_left(unit.item_id):
-            dataset = build(unit, folder / "cube.zarr")
-    except Exception as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        ledger.fail(unit.item_id, "ingest", str(error) if isinstance(error, CatalogError) else repr(error))
-        raise
+    with ledger.attempting("cubes", unit.item_id, "ingest") as folder:
+        dataset = build(unit, folder / "cube.zarr")
     times = pd.to_datetime(dataset["time"].values).tz_localize("UTC")
     sources = publish.Sources(
         items=tuple((s.id, _relative(s.href, folder.parent)) for s in unit.scenes),

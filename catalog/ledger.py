@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from catalog.errors import LedgerError, StorageFull
+from catalog.errors import CatalogError, LedgerError, StorageFull
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
@@ -129,6 +129,26 @@ class Ledger:
                     return folder
                 except FileExistsError:
                     number += 1
+
+    @contextmanager
+    def attempting(self, collection: str, item_id: str, step: str) -> Iterator[Path]:
+        """A fresh folder for one attempt, removed again where it fails, which leaves a record of why.
+
+        Raises
+        ------
+        StorageFull
+            In place of whatever error a full disk caused.
+        """
+        folder = self.attempt(collection, item_id)
+        try:
+            with no_space_left(item_id):
+                yield folder
+        except Exception as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            self.fail(
+                item_id, step, str(error) if isinstance(error, CatalogError) else f"{type(error).__name__}: {error}"
+            )
+            raise
 
     def commit(self, collection: str, item_id: str, item: Mapping[str, Any]) -> dict[str, Any]:
         """Record a unit as finished: the item is written last, whole or not at all. An earlier failure is struck.

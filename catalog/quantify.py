@@ -145,9 +145,7 @@ def _on_grid(scene: Scene, grid: GeoBox, shift_m: Move, how: Reading, bands: lis
 def _warped(scene: Scene, grid: GeoBox, shift_m: Move, how: Reading, names: list[str]) -> Look:
     """An affine optical product: read on the grid, then the affine law, which commutes with resampling."""
     constants = laws.constants_of(scene, names, how.offset_policy)
-    own = _same_grid(scene, grid) and shift_m == (0.0, 0.0)
-    method = "nearest" if own else "bilinear"
-    dn = read.read(scene, grid, names, resampling=method, shift_m=shift_m, engine=how.engine)
+    dn = read.read(scene, grid, names, shift_m=shift_m, engine=how.engine)
     data = calibrate(dn, constants, scene.quantity).compute()
     seen = quality_of(scene, grid, _measured(data), shift_m, dilate_m=how.dilate_m)
     notes = tuple(seen.attrs["notes"])
@@ -276,17 +274,6 @@ def _heights_record(dems: Sequence[Raster], height: xr.DataArray | None, placed:
 def _measured(data: xr.DataArray) -> xr.DataArray:
     """(y, x) bool: every band holds a number."""
     return data.notnull().all("band")
-
-
-def _same_grid(scene: Scene, grid: GeoBox) -> bool:
-    """Whether every band's raster is the grid itself, so that reading interpolates nothing."""
-    wanted = tuple(grid.affine)[:6]
-    return all(
-        b.shape == tuple(grid.shape)
-        and b.transform is not None
-        and max(abs(p - q) for p, q in zip(b.transform, wanted, strict=True)) < 1e-6
-        for b in scene.bands.values()
-    )
 
 
 def _gsd(grid: GeoBox, scene: Scene) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -34,6 +34,10 @@ KILL_S = 30.0
 
 class UnitEnded(CatalogError):
     """A unit of work took longer than it may, or took its workers down with it, and was ended."""
+
+
+class _Died(UnitEnded):
+    """Every worker that held the unit died."""
 
 
 class Named(Protocol):
@@ -117,6 +121,9 @@ def outcomes(
     At most PER_THREAD units for each thread of the cluster, as it is now, are submitted and not yet ended: neither the
     scheduler nor this process holds more of them, however many there are.
 
+    Dask blames a worker's death on every unit that the worker held, and gives up one that was blamed often. Such units
+    are therefore tried again at the end, one at a time and nothing beside them: who is blamed then is to blame.
+
     Parameters
     ----------
     submit
@@ -126,11 +133,17 @@ def outcomes(
         is ended and started anew, for code that waits in a system call cannot be interrupted. None is no limit.
     """
     waiting, done = iter(units), queue.SimpleQueue[Any]()
+    blamed: deque[U] = deque()
     running: dict[Any, tuple[U, PrefectDaskFuture[Any]]] = {}
     tick = TICK_S if limit_s is None else min(TICK_S, max(0.2, limit_s / 4))
     checked, width = time.monotonic(), _width(client)
+    alone = False
     while True:
-        for unit in islice(waiting, max(0, width - len(running))):
+        begun = list(islice(waiting, max(0, width - len(running))))
+        if not begun and not running:
+            alone = True
+            begun = [blamed.popleft()] if blamed else []
+        for unit in begun:
             future = submit(unit)
             running[future.wrapped_future.key] = unit, future
             future.add_done_callback(lambda ended: done.put(ended))
@@ -139,7 +152,11 @@ def outcomes(
         try:
             ended = running.pop(done.get(timeout=tick).wrapped_future.key, None)
             if ended is not None:  # else it was given up before
-                yield _outcome(*ended)
+                outcome = _outcome(*ended)
+                if isinstance(outcome.error, _Died) and not alone:
+                    blamed.append(outcome.unit)
+                else:
+                    yield outcome
         except queue.Empty:
             pass
         if time.monotonic() - checked > tick:
@@ -156,7 +173,7 @@ def _outcome(unit: U, future: PrefectDaskFuture[Any]) -> Outcome[U]:
     try:
         result: Any = future.result(raise_on_failure=False)
     except KilledWorker as error:
-        died = UnitEnded(
+        died = _Died(
             f"every worker that tried this unit died ({type(error).__name__})",
             item=unit.item_id,
             enough="workers with more memory, or a unit that does not crash them",

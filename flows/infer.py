@@ -20,7 +20,7 @@ from shapely.geometry import shape
 
 from catalog import cube, publish, zones
 from catalog.errors import CubeError
-from catalog.ledger import Ledger, file_digest, no_space_left, unit_id
+from catalog.ledger import Ledger, file_digest, unit_id
 from catalog.publish import MapClass
 from flows import features, progress, score, segment
 from flows.models import device, has_head, machine, open_checkpoint
@@ -66,13 +66,8 @@ def _once(
     found = ledger.done("maps", item_id)
     if found is not None:
         return reference_of(found, ledger, fresh=False)
-    try:
-        with no_space_left(item_id):
-            folder = ledger.attempt("maps", item_id)
-            make(folder, item_id, model, cubes, None if headless else truth, request, ledger, where.threads, headless)
-    except Exception as error:
-        ledger.fail(item_id, "infer", str(error) or type(error).__name__)
-        raise
+    with ledger.attempting("maps", item_id, "infer") as folder:
+        make(folder, item_id, model, cubes, None if headless else truth, request, ledger, where.threads, headless)
     item = ledger.done("maps", item_id)
     assert item is not None
     return reference_of(item, ledger, fresh=True)

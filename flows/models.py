@@ -15,7 +15,7 @@ from odc.geo.geom import Geometry
 from shapely.geometry import shape
 
 from catalog import publish
-from catalog.ledger import Ledger, file_digest, no_space_left, unit_id
+from catalog.ledger import Ledger, file_digest, unit_id
 from flows import progress
 from flows.refs import AdaptRequest, ItemRef, PretrainRequest, PruneRequest, Where
 from ringmoe.checkpoint import Checkpoint, load
@@ -62,17 +62,12 @@ def once(draft: Draft, ledger: Ledger) -> ItemRef:
     if found is not None:
         progress.tell(draft.step, 1, 1, "done before")
         return reference_of(found, ledger, fresh=False)
-    try:
-        with no_space_left(draft.item_id):
-            folder = ledger.attempt("models", draft.item_id)
-            torch.set_num_threads(draft.threads)  # sums depend on it, outside training too
-            properties = draft.make(folder / "checkpoint")
-            span, footprint = _extent(draft.sources)
-            sources = publish.Sources(tuple((r.id, _relative(r)) for r in draft.sources), *span)
-            publish.model_item(ledger, draft.item_id, folder, properties, footprint, sources)
-    except Exception as error:
-        ledger.fail(draft.item_id, draft.step, str(error) or type(error).__name__)
-        raise
+    with ledger.attempting("models", draft.item_id, draft.step) as folder:
+        torch.set_num_threads(draft.threads)  # sums depend on it, outside training too
+        properties = draft.make(folder / "checkpoint")
+        span, footprint = _extent(draft.sources)
+        sources = publish.Sources(tuple((r.id, _relative(r)) for r in draft.sources), *span)
+        publish.model_item(ledger, draft.item_id, folder, properties, footprint, sources)
     item = ledger.done("models", draft.item_id)
     assert item is not None
     return reference_of(item, ledger, fresh=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog import publish
-from catalog.ledger import Ledger, file_digest, no_space_left, unit_id
+from catalog.ledger import Ledger, file_digest, unit_id
 from flows import progress
 from flows.models import SHIPPED, described, reference_of
 from flows.refs import ItemRef, Where
@@ -35,8 +35,8 @@ def adopted(where: Where, name: str = shipped.DEFAULT) -> ItemRef:
     item_id = f"shipped_{name}_{unit_id('shipped', RESULTS_VERSION, {'files': _digests(source)})}"
     found = ledger.done("models", item_id)
     if found is None:
-        with no_space_left(item_id):
-            found = _publish(source, name, item_id, ledger)
+        with ledger.attempting("models", item_id, "shipped") as folder:
+            found = _publish(source, name, item_id, ledger, folder)
     progress.tell("model", 1, 1, f"{name}, which comes with the package")
     return reference_of(found, ledger, fresh=False)
 
@@ -45,9 +45,8 @@ def _digests(source: Path) -> list[list[str]]:
     return [[path.name, file_digest(path)] for path in sorted(source.iterdir()) if path.suffix != ".md"]
 
 
-def _publish(source: Path, name: str, item_id: str, ledger: Ledger) -> dict[str, Any]:
+def _publish(source: Path, name: str, item_id: str, ledger: Ledger, folder: Path) -> dict[str, Any]:
     found = checkpoint.load(source)
-    folder = ledger.attempt("models", item_id)
     (folder / "checkpoint").mkdir()
     for path in sorted(source.iterdir()):
         shutil.copyfile(path, (folder if path.suffix == ".md" else folder / "checkpoint") / path.name)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from ringmoe import training_state
+from ringmoe.allocator import freed_memory_kept
 from ringmoe.determinism import deterministic
 from ringmoe.errors import CheckpointError, TrainingError
 from ringmoe.history import History, Record, Step
@@ -114,7 +115,7 @@ def fit(
     begin = first * config.accumulate
     source = iter(batches(begin) if callable(batches) else islice(batches, begin, None))
     keeper = nullcontext() if config.keep_in is None else closing(training_state.Keeper(config.keep_in))
-    with deterministic(threads=config.threads, device=learner.device), keeper as keeping:
+    with freed_memory_kept(), deterministic(threads=config.threads, device=learner.device), keeper as keeping:
         module.train()
         for index in range(first, config.steps):
             step = learner.step(index, source)

@@ -212,6 +212,26 @@ def test_a_failure_is_struck_by_success(tmp_path: Path) -> None:
     assert [f["unit"] for f in ledger.failures()] == ["v"]
 
 
+def test_an_attempt_that_fails_leaves_its_reason_and_nothing_else(tmp_path: Path) -> None:
+    """Its folder is gone; its record has our own text as it is, and that of others with its kind."""
+    ledger = Ledger(tmp_path)
+    refusal = LedgerError("no pixel", item="u", enough="one", todo="look")
+
+    def failing(error: Exception) -> None:
+        with ledger.attempting("cubes", "u", "ingest") as folder:
+            (folder / "data").write_text("half")
+            raise error
+
+    for error, reason in ((refusal, str(refusal)), (KeyError("band"), "KeyError: 'band'")):
+        with pytest.raises(type(error)):
+            failing(error)
+        assert ledger.failures() == ({"unit": "u", "step": "ingest", "reason": reason},)
+        assert not list((tmp_path / "cubes" / "u").iterdir())
+    with ledger.attempting("cubes", "u", "ingest") as folder:
+        (folder / "data").write_text("whole")
+    assert (folder / "data").read_text() == "whole"
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_disk_that_fills_while_an_item_is_written(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -263,7 +283,7 @@ import numpy as np
 from affine import Affine
 from odc.geo.geobox import GeoBox
 from catalog import cube, publish
-from catalog.errors import StorageFull
+from catalog.errors import LedgerError, StorageFull
 from catalog.ledger import Ledger, no_space_left
 from test_21_cube import made
 from test_23_publish import noise

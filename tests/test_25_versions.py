@@ -7,16 +7,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import test_24_ingest as ingesting
+from odc.geo.geom import Geometry
 from test_24_ingest import TILE, image
 
-from catalog import cube, publish, versions
+from catalog import cube, periods, publish, versions
 from catalog.errors import CubeError, StorageFull
 from catalog.ingest import ingest
 from catalog.ledger import Ledger
@@ -272,6 +273,19 @@ def test_a_superseded_look_in_a_longer_cube_is_not_read(tmp_path: Path) -> None:
     area = open_area(root, "sentinel-2")
     assert area.attrs["scenes"] == ["s0 again", "s1"]
     assert [a["id"] for a in area.attrs["acquisitions"]] == ["s0 again", "s1"]
+
+
+def test_a_superseded_look_in_a_longer_cube_is_not_composited(tmp_path: Path) -> None:
+    """A composite over both cubes takes the reprocessed scene once, and the other date from the older cube."""
+    root, scenes = tmp_path / "catalog", season(tmp_path / "files")
+    run(root, scenes[:2], "period")
+    newer = look(tmp_path / "files", "s0 again", "2025-05-10T10:10:32", 1500, "03.01")
+    run(root, [newer], "period")
+    days = ((date(2025, 5, 1), date(2025, 8, 31)),)
+    area = Geometry(TILE.json, "EPSG:4326")
+    (unit,) = periods.plan(versions.current(Ledger(root), "sentinel-2"), area, ["sentinel-2"], days, "median").units
+    assert [look.scene for look in unit.looks] == ["s0 again", "s1"]
+    assert len({look.cube for look in unit.looks}) == 2
 
 
 def test_only_what_nobody_needs_is_removed(tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import dask
 import psutil
 import pytest
-from distributed import Client
+from distributed import Client, KilledWorker
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from catalog.ledger import Ledger
@@ -43,21 +44,27 @@ class Light:
         return f"unit-{self.number}"
 
 
+def begun(log: str, number: int) -> int:
+    """How often a unit was begun."""
+    return [line.split()[0] for line in Path(log).read_text().splitlines()].count(str(number))
+
+
 def work(number: int, payload: bytes, kind: str, log: str) -> int:
     """What a worker does with one; which units were begun is written to a file."""
     import os
-    from pathlib import Path
 
     if log:
         with open(log, "a") as out:
             out.write(f"{number} {os.getpid()}\n")
     if kind == "hangs":
         time.sleep(3600)
+    if kind == "blamed once" and begun(log, number) == 1:
+        raise KilledWorker(f"unit {number}", SimpleNamespace(address="elsewhere"), 1)  # type: ignore[arg-type]
     if kind == "raises":
         raise ValueError(f"unit {number}")
     if kind == "kills":
         os._exit(9)
-    if kind == "dies once" and [line.split()[0] for line in Path(log).read_text().splitlines()].count(str(number)) == 1:
+    if kind == "dies once" and begun(log, number) == 1:
         os.kill(os.getpid(), 9)
     return number
 
@@ -70,6 +77,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     common = ["--scheduler-file", str(file)]
     here = Path(__file__).parent
     found = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])}
+    found["DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES"] = "1"
     scheduling = ["dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
     working = ["dask_worker", "--nworkers", str(WORKERS), "--nthreads", "1", "--local-directory", str(folder)]
     scheduler, worker = (
@@ -186,12 +194,23 @@ def test_units_of_a_killed_worker_are_repeated_and_no_others(client: Client, tmp
 
 
 def test_a_unit_that_kills_every_worker_is_listed(client: Client) -> None:
-    """After Dask's count of deaths it is given up with its reason; the others are done."""
+    """After Dask's count of deaths it is given up with its reason; the others are done, those that waited behind it on
+    the workers that it took down too."""
     units = [Light(n, kind="kills" if n == 1 else "returns") for n in range(6)]
     ended = {o.unit.number: o for o in batches.outcomes(units, submitter(client), client)}
     assert isinstance(ended[1].error, batches.UnitEnded)
     assert "KilledWorker" in str(ended[1].error)
-    assert sum(o.error is None for o in ended.values()) == 5
+    assert sorted(o.result for o in ended.values() if o.error is None) == [0, 2, 3, 4, 5]
+
+
+def test_a_unit_that_was_blamed_for_another_is_tried_alone(client: Client, tmp_path: Path) -> None:
+    """What Dask gave up because it waited where another unit ended the worker is begun once more, after all others."""
+    log = tmp_path / "begun"
+    units = [Light(n, kind="blamed once" if n in (2, 4) else "returns") for n in range(8)]
+    ended = [o.result for o in batches.outcomes(units, submitter(client, str(log)), client)]
+    assert sorted(ended) == list(range(8))
+    assert [line.split()[0] for line in log.read_text().splitlines()][-2:] == [str(n) for n in ended[-2:]]
+    assert set(ended[-2:]) == {2, 4}
 
 
 def slow_task() -> Any:
@@ -204,9 +223,26 @@ def slow_task() -> Any:
         from flows.refs import ItemRef
 
         time.sleep(3600 if unit.kind == "hangs" else 0)
-        return ItemRef(collection="cubes", id=unit.item_id, href="", asset="", checksum="", fresh=True)
+        payer = os.environ.get("AWS_REQUEST_PAYER", "")
+        return ItemRef(collection="cubes", id=unit.item_id, href=payer, asset="", checksum="", fresh=True)
 
     return make_one
+
+
+def test_a_cluster_elsewhere_reads_as_this_process_does(
+    cluster: str, tmp_path: Path, prefect_harness: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What says how files on the web are opened reaches workers that began before it was said."""
+    from prefect import flow
+
+    monkeypatch.setenv("AWS_REQUEST_PAYER", "requester")
+    where = Where(scenes=tmp_path, published=tmp_path / "catalog", workers=2, dask_address=cluster)
+
+    @flow
+    def both() -> list[ItemRef]:
+        return batches.make([Light(0), Light(1)], batches.Step("ingest", "cubes", slow_task(), 2), where)
+
+    assert [made.href for made in both()] == ["requester", "requester"]
 
 
 @pytest.mark.parametrize("by_address", [True, False])

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from catalog.errors import CatalogError, GridError
 
-MEANS = ("bilinear", "cubic", "cubic_spline", "lanczos", "average")
-"""Weighted means of neighbours."""
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -40,8 +37,6 @@ RULES: Mapping[str, Rule] = {
         "read_native it and convert it to power first",
     ),
     "classes": Rule("classes", "nearest", "mode", ("nearest", "mode"), "a mean of two classes is a third"),
-    "heights": Rule("heights", "bilinear", "bilinear", ("nearest", *MEANS), "heights lie between heights"),
-    "angles": Rule("angles", "bilinear", "bilinear", ("nearest", *MEANS), "those of one scene are smooth"),
 }
 """Kind of pixel to its rule. Reflectance and amplitude are `dn`; masks and bits are `classes`; complex pixels and those
 in radar geometry are never resampled here. Cubic is for display: it overshoots beside edges."""

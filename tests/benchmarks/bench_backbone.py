@@ -20,6 +20,7 @@ import timm_reference  # noqa: E402
 from turns import in_turn, machine  # noqa: E402
 
 from ringmoe import presets  # noqa: E402
+from ringmoe.allocator import freed_memory_kept  # noqa: E402
 from ringmoe.backbone import RingMoE, RingMoEConfig  # noqa: E402
 from ringmoe.loop import TrainConfig, parameter_groups  # noqa: E402
 from ringmoe.modality import Batch, Chips, Modality  # noqa: E402
@@ -142,7 +143,8 @@ def main() -> None:
         config = getattr(presets, name)(pixels)
         for key, shape in ((name, config), (f"{name}_one_slot", dense(config))):
             dtype = getattr(torch, options.dtype)
-            figures[key] = measure(shape, images, pixels, dtype, rounds=rounds, device=device)
+            with freed_memory_kept():  # as in the training loop, and for both models
+                figures[key] = measure(shape, images, pixels, dtype, rounds=rounds, device=device)
             print(f"{key}: {figures[key]}", file=sys.stderr)
     ratio = figures[names[0]].get("train_vs_timm")
     about = {"images": images, "pixels": pixels, "dtype": options.dtype, "device": device}
