@@ -84,7 +84,7 @@ def test_adapting_begins_with_it_and_says_so(
     assert has_head(made)
     assert shelf.mapper(where, None) == made.model_copy(update={"fresh": False})
     assert shelf.mapper(where, None, features=True) == parent
-    asked = InferRequest(area=training_cubes.AREA, period=JUNE, tile_px=64, overlap_px=16, components=2)
+    asked = InferRequest(area=training_cubes.AREA, period=JUNE, tile_px=192, overlap_px=0, components=2)
     (classes,), (seen,) = (
         maps(made, cubes, None, asked.model_copy(update={"features": wanted}), where) for wanted in (False, True)
     )
@@ -129,7 +129,7 @@ def test_without_a_head_the_map_is_one_of_features(
     """A COG of components at a quarter of the resolution, on the cube's ground, derived from cubes and encoder; the
     same question finds it, another number of bands is another map; parcels need classes and are refused."""
     where, cubes = home
-    request = InferRequest(area=training_cubes.AREA, period=JUNE, tile_px=64, overlap_px=16, components=4)
+    request = InferRequest(area=training_cubes.AREA, period=JUNE, tile_px=128, overlap_px=32, components=4)
     encoder = shelf.mapper(where, None)
     (made,) = maps(encoder, cubes, None, request, where)
     ledger = Ledger(where.published)
