@@ -71,6 +71,7 @@ def make(
     return segment.describe(segmenter, f"RingMoE adapted to {request.sensor} land cover", base) | {
         "ringmoe:loss_first": sum(history.loss[:edge]) / edge,
         "ringmoe:loss_last": sum(history.loss[-edge:]) / edge,
+        "ringmoe:parent": {"id": parent.id, "checksum": parent.checksum},
         "ringmoe:labelled_pixels": dict(zip(names, counts, strict=True)),
     }
 

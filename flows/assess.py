@@ -27,6 +27,7 @@ from ringmoe.determinism import deterministic
 from ringmoe.evaluate import probed
 from ringmoe.frozen import pixel_features, pixel_statistics, random_pixel_features
 from ringmoe.modality import Chips, Modality
+from ringmoe.pictures import READ_ERRORS
 
 CHIPS = 24
 """Chips of each half, at most, for every sensor."""
@@ -139,7 +140,10 @@ def _chips(
     for index in rng.permutation(len(places)):
         number, row, column, time = places[index]
         window = _window(row, column, side)
-        pixels, valid = chips_from(look(cubes[number], time).isel(y=window[0], x=window[1]))
+        try:
+            pixels, valid = chips_from(look(cubes[number], time).isel(y=window[0], x=window[1]))
+        except READ_ERRORS:  # the run has counted and listed it
+            continue
         own = codes[number][window]
         if (valid & (own > 0)).mean() >= 0.25:
             yield pixels, valid, own

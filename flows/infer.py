@@ -22,8 +22,8 @@ from catalog import cube, publish, zones
 from catalog.errors import CubeError
 from catalog.ledger import Ledger, file_digest, unit_id
 from catalog.publish import MapClass
-from flows import progress, score, segment
-from flows.models import device, machine, open_checkpoint
+from flows import features, progress, score, segment
+from flows.models import device, has_head, machine, open_checkpoint
 from flows.refs import AdaptRequest, InferRequest, ItemRef, Where
 from flows.select import by_grid, composites, mosaic, of_sensor
 from ringmoe.infer import Tiling, predict, reader
@@ -51,21 +51,23 @@ def _once(
     request: InferRequest,
     where: Where,
 ) -> ItemRef:
-    ledger = Ledger(where.published)
+    ledger, headless = Ledger(where.published), request.features or (not has_head(model) and not request.parcels)
+    spare = {"parcels"} if headless else {"parcels", "features", "components"}
     inputs = {
         "model": model.checksum,
         "cubes": sorted([c.id, c.checksum] for c in cubes),
         "truth": truth.inputs() if truth else None,
         "parcels": file_digest(request.parcels) if request.parcels else None,
-        "request": request.model_dump(mode="json", exclude={"parcels"}),
+        "request": request.model_dump(mode="json", exclude=spare),
         "machine": machine(where),
     }
-    item_id = f"landcover_{grid}_{unit_id('infer', RESULTS_VERSION, inputs)}"
+    kind = "features" if headless else "landcover"
+    item_id = f"{kind}_{grid}_{unit_id('infer', RESULTS_VERSION, inputs)}"
     found = ledger.done("maps", item_id)
     if found is not None:
         return reference_of(found, ledger, fresh=False)
     with ledger.attempting("maps", item_id, "infer") as folder:
-        make(folder, item_id, model, cubes, truth, request, ledger, where.threads)
+        make(folder, item_id, model, cubes, None if headless else truth, request, ledger, where.threads, headless)
     item = ledger.done("maps", item_id)
     assert item is not None
     return reference_of(item, ledger, fresh=True)
@@ -80,11 +82,18 @@ def make(
     request: InferRequest,
     ledger: Ledger,
     threads: int,
+    headless: bool = False,
 ) -> dict[str, Any]:
-    """Map a mosaic of composites tile by tile, count areas, score where truth is given, and publish."""
+    """Map a mosaic of composites tile by tile, count areas, score where truth is given, and publish.
+
+    Parameters
+    ----------
+    headless
+        Publish what the encoder sees instead of classes.
+    """
     torch.set_num_threads(threads)  # sums depend on it
     found = open_checkpoint(model)
-    segmenter = segment.segmenter_of(found).to(device())
+    segmenter = None if headless else segment.segmenter_of(found).to(device())
     pieces = composites(cubes, request.area, request.period, request.composite)
     for piece in pieces:
         found.contract.check(piece.attrs)
@@ -97,6 +106,10 @@ def make(
             enough="a cube on a grid",
             todo="map another sensor (--sensor)",
         )
+    sources = publish.Sources([(r.id, _relative(r)) for r in (*cubes, model)], *_span(pieces))
+    properties: dict[str, Any] = {"ringmoe:model": model.id, "ringmoe:composite": request.composite}
+    if segmenter is None:
+        return features.make(folder, item_id, found, whole, box, request, ledger, sources, properties)
     classes = [MapClass(i, n, segment.colour(i, n)) for i, n in enumerate(segmenter.config.classes, start=1)]
     blocks = predict(
         segmenter,
@@ -108,10 +121,8 @@ def make(
     pixels = publish.write_map(
         folder, blocks, box, classes, lambda row: progress.tell("infer", row, box.height, item_id)
     )
-    tables, properties = _tables(folder, whole, box, classes, pixels, truth, request)
-    span = _span(pieces)
-    sources = publish.Sources([(r.id, _relative(r)) for r in (*cubes, model)], *span)
-    properties |= {"ringmoe:model": model.id, "ringmoe:composite": request.composite}
+    tables, counted = _tables(folder, whole, box, classes, pixels, truth, request)
+    properties |= counted
     return publish.map_item(ledger, item_id, folder, box, classes, sources, properties, tables)
 
 
@@ -167,7 +178,7 @@ def pixel_area_ha(box: GeoBox) -> float:
 def reference_of(item: dict[str, Any], ledger: Ledger, *, fresh: bool) -> ItemRef:
     """The address of a map's item."""
     path = ledger.item_path("maps", item["id"])
-    asset = item["assets"]["classes"]
+    asset = item["assets"].get("classes") or item["assets"]["features"]
     return ItemRef(
         collection="maps",
         id=item["id"],

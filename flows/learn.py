@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,26 +22,30 @@ from torch.distributed.tensor import DTensor
 
 from catalog.errors import Refusal
 from catalog.ledger import write_whole
+from flows.curriculum import crop_of, flops_per_image, mix_of, objective_config, objective_of, preset
 from flows.models import device, recipe_of
 from flows.refs import ItemRef, PretrainRequest, Where
 from flows.select import within
-from ringmoe import checkpoint, presets
-from ringmoe.backbone import RingMoE, RingMoEConfig
-from ringmoe.data import EQUAL_MIX, ChipSampler, Crop
-from ringmoe.errors import ConfigError
+from ringmoe import checkpoint
+from ringmoe.ahead import Ahead
+from ringmoe.backbone import RingMoE
+from ringmoe.data import ChipSampler
 from ringmoe.guesses import guesses
 from ringmoe.history import History, Step
 from ringmoe.loop import TrainConfig
 from ringmoe.measure import Measured, measure_contract
-from ringmoe.modality import Batch
-from ringmoe.objectives import MaskedModelling, Objective
+from ringmoe.modality import Batch, Chips, Modality
+from ringmoe.objectives import MaskedModelling
 from ringmoe.parallel import Layout, distribute, part_of, ranks_of_torchrun, summed_over_ranks
 from ringmoe.record import Recorder, measured_peak
 from ringmoe.train import pretrain as train
 
 LEARNED, GUESSES, REFUSED, STATES = "learned.json", "guesses.safetensors", "refused.json", "states"
+LOST = "lost.json"
 LINES = 2000
 """Lines of the record that a run of any length has, about."""
+RARE = 100
+"""Batches looked through for a chip of every modality."""
 
 
 class Plan(BaseModel):
@@ -70,11 +75,12 @@ def learn(plan: Plan, on_step: Callable[[Step], None] | None = None) -> None:
     request, ranks = plan.request, dist.get_world_size() if dist.is_initialized() else 1
     datasets = within(plan.cubes, request.area)
     shape = preset(request)
+    objective_config(request)  # refused before any pixel is read
     measured = measure_contract(datasets, described=shape.embedding == "spectral", seed=request.seed)
-    sampler = _sampler([datasets[i] for i in measured.used], measured, request)
+    sampler = _sampler([datasets[i] for i in measured.used], measured, request, ranks)
     torch.manual_seed(request.seed)
     model = RingMoE(shape, measured.contract).to(device())
-    objective = _objective(model, ranks).to(device())
+    objective = objective_of(model, request, summed_over_ranks() if ranks > 1 else None).to(device())
     if ranks > 1:
         distribute(model, Layout(shards=ranks), beside=objective)
     with _recorder(plan, model) as recorder:
@@ -84,28 +90,67 @@ def learn(plan: Plan, on_step: Callable[[Step], None] | None = None) -> None:
             if on_step is not None:
                 on_step(step)
 
-        history = train(model, objective, lambda first: _parts(sampler, first), recipe(plan, ranks), on_step=tell)
-    model, objective = _whole(model, objective, ranks)
+        with closing(_Batches(sampler, plan)) as batches:
+            history = train(model, objective, batches.stream, recipe(plan, ranks), on_step=tell)
+    model, objective = _whole(model, objective, request, ranks)
     if not dist.is_initialized() or dist.get_rank() == 0:
         left_out = [[datasets[o.index].attrs["tile"], o.reason] for o in measured.left_out]
         _write(plan, model, history, left_out)
-        _keep_guesses(plan, model, objective, sampler.batch(request.steps * request.accumulate))
+        _keep_guesses(plan, model, objective, _unseen(sampler, request.steps * request.accumulate))
 
 
-def _sampler(cubes: Sequence[xr.Dataset], measured: Measured, request: PretrainRequest) -> ChipSampler:
-    crop = Crop(chip_px=request.chip_px)
-    return ChipSampler(cubes, measured.contract, batch=request.chips, mix=EQUAL_MIX, crop=crop, seed=request.seed)
+def _sampler(cubes: Sequence[xr.Dataset], measured: Measured, request: PretrainRequest, ranks: int) -> ChipSampler:
+    contract = measured.contract
+    mix, crop = mix_of(request, contract.inputs), crop_of(request)
+    return ChipSampler(cubes, contract, batch=request.chips, mix=mix, crop=crop, least=ranks, seed=request.seed)
 
 
-def _parts(sampler: ChipSampler, first: int) -> Iterator[Batch]:
-    """This rank's part of every batch."""
-    if not dist.is_initialized():
-        return sampler.stream(first)
-    return (part_of(batch, dist.get_rank(), dist.get_world_size()) for batch in sampler.stream(first))
+class _Batches:
+    """This rank's part of every batch, made ahead.
+
+    What cannot be read is kept on file as soon as it is known, beside what a killed run had found.
+    """
+
+    def __init__(self, sampler: ChipSampler, plan: Plan) -> None:
+        self.sampler, self.plan = sampler, plan
+        self._known = 0
+        self._ahead: list[Ahead[Batch]] = []
+
+    def stream(self, first: int) -> Iterator[Batch]:
+        """From a batch on, without end."""
+        self._ahead.append(self.sampler.stream(first, workers=self.plan.where.loaders))
+        for batch in self._ahead[-1]:
+            self._keep_lost()
+            yield part_of(batch, dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else batch
+
+    def close(self) -> None:
+        """End the threads."""
+        for ahead in self._ahead:
+            ahead.close()
+        self._keep_lost()
+
+    def _keep_lost(self) -> None:
+        if len(self.sampler.lost) > self._known and not (dist.is_initialized() and dist.get_rank()):
+            found = dict(lost_of(self.plan.kept)) | {each.name: each.reason for each in self.sampler.lost}
+            write_whole(self.plan.kept / LOST, {"lost": sorted(found.items())})
+            self._known = len(self.sampler.lost)
 
 
-def _objective(model: RingMoE, ranks: int = 1) -> MaskedModelling:
-    return MaskedModelling(Objective(model, summed=summed_over_ranks() if ranks > 1 else None))
+def lost_of(kept: Path) -> list[tuple[str, str]]:
+    """Blocks of pixels that a run could not read, before and after it was stopped: names and reasons."""
+    path = kept / LOST
+    return [(name, why) for name, why in json.loads(path.read_text())["lost"]] if path.exists() else []
+
+
+def _unseen(sampler: ChipSampler, first: int) -> Batch:
+    """Chips of every modality from a batch on: a rare one may be in none of the first."""
+    found: dict[Modality, Chips] = {}
+    for step in range(first, first + RARE):
+        for modality, chips in sampler.batch(step).items():
+            found.setdefault(modality, chips)
+        if len(found) == len(sampler.shares):
+            break
+    return found
 
 
 def recipe(plan: Plan, ranks: int) -> TrainConfig:
@@ -125,22 +170,23 @@ def recipe(plan: Plan, ranks: int) -> TrainConfig:
 def _recorder(plan: Plan, model: RingMoE) -> Recorder:
     request = plan.request
     dtype = torch.bfloat16 if request.precision == "bfloat16" else torch.float32
-    cost = presets.describe(preset(request), model.contract, request.chip_px)
     return Recorder(
         plan.kept,
         model,
         every=max(1, request.steps // LINES),
-        flops_per_image=3 * cost.flops,
+        flops_per_image=flops_per_image(request, model),
         peak_flops=measured_peak(device(), dtype),
     )
 
 
-def _whole(model: RingMoE, objective: MaskedModelling, ranks: int) -> tuple[RingMoE, MaskedModelling]:
+def _whole(
+    model: RingMoE, objective: MaskedModelling, request: PretrainRequest, ranks: int
+) -> tuple[RingMoE, MaskedModelling]:
     """Both on one device, all their parts gathered; every rank takes part."""
     if ranks == 1:
         return model, objective
     whole = RingMoE.from_tensors(model.config, model.contract, _gathered(model))
-    own = _objective(whole)
+    own = objective_of(whole, request)
     own.load_state_dict(_gathered(objective))
     return whole.eval(), own
 
@@ -172,32 +218,6 @@ def _keep_guesses(plan: Plan, model: RingMoE, objective: MaskedModelling, batch:
     }
     channels = {m.value: ",".join(guess.channels) for m, guess in found.items()}
     save_file(tensors, plan.kept / GUESSES, metadata=channels)
-
-
-def preset(request: PretrainRequest) -> RingMoEConfig:
-    """The configuration a request names, for its chips.
-
-    Raises
-    ------
-    ConfigError
-        When there is no preset of that name.
-    """
-    known = {
-        "nano": presets.nano,
-        "tiny": presets.tiny,
-        "small": presets.small,
-        "base": presets.base,
-        "large": presets.large,
-        "giant": presets.giant,
-    }
-    if request.preset not in known:
-        raise ConfigError(
-            f"there is no preset {request.preset}",
-            item="--preset",
-            enough=f"one of {', '.join(known)}",
-            todo="choose one of these",
-        )
-    return known[request.preset](request.chip_px)
 
 
 def _end_with_parent() -> None:

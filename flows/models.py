@@ -23,6 +23,12 @@ from ringmoe.contract import DataContract
 from ringmoe.errors import CheckpointError
 from ringmoe.train import Step, TrainConfig
 
+SHIPPED = "ringmoe:shipped"
+"""Property of a checkpoint that came with the package: its name there. It shows no place of this catalogue."""
+
+FEATURES = ["similarity-search"]
+"""`mlm:tasks` of an encoder without a head; mlm 1.4 has no word nearer to features."""
+
 Make = Callable[[Path], Mapping[str, Any]]
 """Writes a checkpoint into the folder given and returns properties for its item."""
 
@@ -94,20 +100,53 @@ def open_checkpoint(ref: ItemRef) -> Checkpoint:
     CheckpointError
         When they are not what was published.
     """
-    found = {p.stem: p for p in Path(ref.asset).glob("*") if p.is_file()}
-    if "+".join(file_digest(found[name]) for name in sorted(found)) != ref.checksum:
+    files = {p.stem: p for p in Path(ref.asset).glob("*") if p.is_file()}
+    if "+".join(file_digest(files[name]) for name in sorted(files)) != ref.checksum:
         raise CheckpointError(
             "the checkpoint is not what its item says",
             item=str(ref.asset),
             enough="the weights and the configuration as they were published",
             todo="remove the item's folder and run the same command again; it will be made again",
         )
-    return load(Path(ref.asset))
+    found = load(Path(ref.asset))
+    found.model.float()  # what ships is kept in bfloat16 for its size, and steps of training would be lost in that
+    return found
+
+
+def described(found: Checkpoint, name: str) -> dict[str, Any]:
+    """`mlm:*` properties of an encoder without a head."""
+    return {
+        "mlm:name": name,
+        "mlm:architecture": "RingMoE: Swin V2 with modal-specialized, collaborative and shared experts",
+        "mlm:tasks": FEATURES,
+        "mlm:framework": "PyTorch",
+        "mlm:framework_version": torch.__version__.split("+")[0],
+        "mlm:total_parameters": sum(p.numel() for p in found.model.parameters()),
+        "mlm:pretrained": True,
+        "mlm:input": bands_of(found.contract),
+        "mlm:output": [
+            {
+                "name": "feature pyramid",
+                "tasks": ["similarity-search"],
+                "result": {
+                    "shape": [-1, found.config.dim * 8, -1, -1],
+                    "dim_order": ["batch", "channel", "height", "width"],
+                    "data_type": "float32",
+                },
+            }
+        ],
+        "ringmoe:contract": found.contract.digest(),
+    }
 
 
 def properties_of(ref: ItemRef) -> dict[str, Any]:
     """Properties of a published item."""
     return dict(_record(ref)["properties"])
+
+
+def has_head(ref: ItemRef) -> bool:
+    """Whether a model was made for a task, and not an encoder alone."""
+    return properties_of(ref)["mlm:tasks"] != FEATURES
 
 
 def table_of(ref: ItemRef, name: str) -> dict[str, Any] | None:
@@ -172,8 +211,9 @@ def _relative(ref: ItemRef) -> str:
 
 
 def _extent(refs: Sequence[ItemRef]) -> tuple[tuple[datetime, datetime], dict[str, Any]]:
-    """Time and footprint of everything that items show."""
-    items = [_record(r) for r in refs]
+    """Time and footprint of everything that items show; what came with the package shows nothing of it."""
+    every = [_record(r) for r in refs]
+    items = [i for i in every if SHIPPED not in i["properties"]] or every
     starts = [datetime.fromisoformat(i["properties"]["start_datetime"]) for i in items]
     ends = [datetime.fromisoformat(i["properties"]["end_datetime"]) for i in items]
     hull = shapely.unary_union([shape(i["geometry"]) for i in items]).convex_hull

@@ -107,6 +107,8 @@ class Where(BaseModel):
     """Threads of torch."""
     keep_every: int = Field(default=100, ge=1)
     """Steps between two states of a training run, from which a killed one goes on."""
+    loaders: int = Field(default=2, ge=0)
+    """Threads of each training process that make batches ahead; which batches, they do not decide."""
     unit_seconds: float | None = Field(default=3600.0, gt=0)
     """How long a unit may be at work before it is ended; None is no limit."""
     performance_report: Path | None = None
@@ -139,6 +141,7 @@ class Where(BaseModel):
             workers=settings.workers,
             threads=settings.threads,
             keep_every=settings.keep_every,
+            loaders=settings.loaders,
             unit_seconds=settings.unit_seconds,
             performance_report=settings.performance_report,
             offset_policy=settings.offset_policy,
@@ -196,14 +199,38 @@ class PretrainRequest(BaseModel):
     """Side of a chip."""
     accumulate: int = Field(default=1, ge=1)
     """Batches a step."""
-    rate: float = Field(default=2e-3, gt=0)
+    mix: dict[str, float] | None = None
+    """Share of each modality among the chips, by opt, ms, sar_l1 and sar_l2, over any sum; each must have a cube. None
+    takes the paper's 70, 20, 5 and 5 as far as there are cubes."""
+    turns: bool = True
+    """Lay chips in any of the eight ways of a square; complex radar is mirrored only."""
+    scale: tuple[float, float] = (0.7, 1.4)
+    """Least and greatest factor of the pixel size of optical and multispectral chips; radar stays as it is."""
+    rate: float = Field(default=3e-4, gt=0)
     """Peak learning rate; a tenth of the steps warm up to it."""
+    sparse: bool = False
+    """Encode what is shown alone; what is hidden enters behind the encoder."""
+    views: float = Field(default=0.5, ge=0)
+    """Weight of telling which two views are of one chip; 0 leaves it out, and the second view."""
+    without: tuple[str, ...] = ()
+    """Terms of the loss left out, by the names that the losses have before their slash."""
+    most_lost: float = Field(default=0.05, ge=0, le=1)
+    """Share of the blocks of pixels that may be unreadable; a run stops above it."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What matrix products are computed in."""
     processes: int = Field(default=1, ge=1)
     """Processes that share the work, on a machine with GPUs one for each."""
     seed: int = 0
     """Another seed, another run."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> PretrainRequest:
+        low, high = self.scale
+        if not 0 < low <= high:
+            raise ValueError(f"the least factor of the pixel size ({low:g}) is above 0 and not above the greatest")
+        if self.mix is not None and not (min(self.mix.values(), default=0.0) >= 0 and sum(self.mix.values()) > 0):
+            raise ValueError(f"shares of modalities are at least 0, and one is above: {self.mix}")
+        return self
 
 
 class AdaptRequest(BaseModel):
@@ -255,6 +282,10 @@ class InferRequest(BaseModel):
     """Vector file of parcels to count areas in."""
     parcel_name: str | None = None
     """Column that names them; None takes the row number."""
+    features: bool = False
+    """Map what the encoder sees even where the model has a head; without a head, that is all there is to map."""
+    components: int = Field(default=16, ge=1, le=256)
+    """Bands of such a feature map."""
 
 
 class RunRequest(BaseModel):

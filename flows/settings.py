@@ -49,6 +49,8 @@ class Settings(BaseSettings):
     """Threads of torch; part of what makes a CPU run repeatable."""
     keep_every: int = Field(default=100, ge=1)
     """Steps of training between two states, from which a killed run goes on."""
+    loaders: int = Field(default=2, ge=0)
+    """Threads of a training process that make batches ahead of the steps that need them."""
     unit_seconds: float | None = Field(default=3600.0, gt=0)
     """How long one cube or composite may be at work before it is ended and listed; None is no limit."""
     performance_report: Path | None = None

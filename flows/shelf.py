@@ -11,6 +11,7 @@ from catalog.register.catalogue import load
 from catalog.scene import Scene
 from catalog.sensors import SENSORS
 from catalog.stale import Stale, stale
+from flows import shipped
 from flows.ingest import reference_of
 from flows.models import reference_of as model_reference
 from flows.refs import Area, IngestRequest, ItemRef, Where
@@ -69,17 +70,23 @@ def tile_m(where: Where, sensor: str) -> float:
 def model(where: Where, step: str, item_id: str | None) -> ItemRef:
     """A checkpoint by its id, else the latest of a step; one made of superseded scenes only where there is no other.
 
+    A name of `ringmoe.shipped` is an id too; where nothing was pre-trained yet, that is what there is to adapt.
+
     Raises
     ------
     NothingFound
         When there is none.
     """
+    if item_id in shipped.names():
+        return shipped.adopted(where, str(item_id))
     ledger = Ledger(where.published)
     found = [
         item
         for _, item in ledger.items("models")
         if (item["id"] == item_id if item_id else item["id"].startswith(f"{step}_"))
     ]
+    if not found and step == "pretrain" and item_id is None and shipped.names():
+        return shipped.adopted(where)
     if not found:
         raise NothingFound(
             f"there is no model {item_id}" if item_id else f"no model has been made by `{step}`",
@@ -90,3 +97,22 @@ def model(where: Where, step: str, item_id: str | None) -> ItemRef:
     old = outdated(where) if len(found) > 1 else {}
     best = max(found, key=lambda i: (i["id"] not in old, i["properties"]["created"], i["id"]))
     return model_reference(best, ledger, fresh=False)
+
+
+def mapper(where: Where, item_id: str | None, *, features: bool = False) -> ItemRef:
+    """What maps an area: the model named, else the latest pruned, else adapted, else an encoder for feature maps.
+
+    The encoder is the latest pre-trained, or the one that comes with the package; `features` goes to it straight.
+
+    Raises
+    ------
+    NothingFound
+        When there is none, not even with the package.
+    """
+    if item_id is None:
+        made = [item["id"] for _, item in Ledger(where.published).items("models")]
+        for step in () if features else ("prune", "adapt"):
+            if any(name.startswith(f"{step}_") for name in made):
+                return model(where, step, None)
+        return model(where, "pretrain", None)
+    return model(where, "prune", item_id)

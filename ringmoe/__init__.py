@@ -10,6 +10,8 @@
 >>> tuple(found.pooled.shape)
 (2, 480)
 
+`ringmoe.load()` alone gives the checkpoint that comes with the package.
+
 To fine-tune, thaw it and train it with what stands on it; within `deterministic`, equal seeds give equal bits:
 
 >>> with ringmoe.deterministic(seed=0):

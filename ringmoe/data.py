@@ -63,6 +63,9 @@ class ChipSampler:
         Chips in a batch, over all modalities.
     mix
         Share of each modality; modalities without a source are left out and the rest scaled up.
+    least
+        Chips of a modality in a batch that has any, where the batch is as large: one for each rank that it is split
+        over, which has them in equal parts then.
     seed
         Another seed, other chips.
 
@@ -82,9 +85,10 @@ class ChipSampler:
         batch: int = 32,
         mix: Mapping[Modality, float] = PAPER_MIX,
         crop: Crop | None = None,
+        least: int = 1,
         seed: int = 0,
     ) -> None:
-        self.crop, self.size, self.seed = crop or Crop(), batch, seed
+        self.crop, self.size, self.least, self.seed = crop or Crop(), batch, least, seed
         sources = sources_of(cubes)
         self._losses = losses_of(sources, self.crop.reading)
         groups = _groups(sources, contract)
@@ -110,13 +114,18 @@ class ChipSampler:
     def counts(self, step: int) -> dict[Modality, int]:
         """Chips of each modality in the batch of one step; they add up to the batch, and over steps to the mix.
 
-        The i-th chip ever drawn is of the modality in whose share frac(i x golden ratio) falls: a low-discrepancy
-        sequence, so that even a 5 % modality turns up at a steady pace.
+        The i-th chip ever drawn, or the i-th `least` of them, is of the modality in whose share frac(i x golden ratio)
+        falls: a low-discrepancy sequence, so that even a 5 % modality turns up at a steady pace. What is left of the
+        batch is of the modality that it has most of.
         """
-        index = np.arange(step * self.size, (step + 1) * self.size, dtype=np.float64)
+        together = min(self.least, self.size)
+        groups = self.size // together
+        index = np.arange(step * groups, (step + 1) * groups, dtype=np.float64)
         edges = np.cumsum(list(self.shares.values()))[:-1]
         which = np.searchsorted(edges, np.modf((index + 0.5) * _GOLDEN)[0], side="right")
-        return {m: int((which == i).sum()) for i, m in enumerate(self.shares)}
+        counts = np.bincount(which, minlength=len(self.shares)) * together
+        counts[counts.argmax()] += self.size - groups * together
+        return {m: int(count) for m, count in zip(self.shares, counts, strict=True)}
 
     def batch(self, step: int) -> Batch:
         """The batch of one step; modalities without a chip in it are absent.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ringmoe import checkpoint
+from ringmoe import checkpoint, shipped
 from ringmoe.backbone import RingMoE
 from ringmoe.determinism import deterministic
 from ringmoe.errors import InputError
@@ -91,15 +91,33 @@ class Encoder(nn.Module):
         return self.train(not frozen)
 
 
-def load(folder: str | os.PathLike[str], *, device: torch.device | str = "cpu") -> Encoder:
+def load(
+    folder: str | os.PathLike[str] = shipped.DEFAULT,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Encoder:
     """The encoder of a checkpoint, weights straight on a device; a head that may be there is left out.
+
+    Parameters
+    ----------
+    folder
+        Of a checkpoint, or the name of one that comes with the package (`ringmoe.shipped`); a folder of the same name
+        is ./nano.
+    device
+        Where the weights go.
+    dtype
+        Of the weights; None leaves them as they were saved, but makes those that come with the package float32.
 
     Raises
     ------
     CheckpointError
-        The folder holds no whole checkpoint.
+        The folder holds no whole checkpoint, or the package came without its own.
     """
-    return Encoder(checkpoint.load(folder, device=device).model)
+    ours = folder == shipped.DEFAULT or folder in shipped.names()
+    model = checkpoint.load(shipped.folder_of(str(folder)) if ours else folder, device=device).model
+    wanted = torch.float32 if ours and dtype is None else dtype
+    return Encoder(model if wanted is None else model.to(wanted))
 
 
 def optical(centre_nm: float, width_nm: float, name: str = "") -> BandSpec:

@@ -59,14 +59,18 @@ class ExpertLoad:
             By kind of expert: `max_over_mean/KIND`, tokens of the busiest expert of a router over the mean of its
             experts, averaged over routers; `dead/KIND`, experts without a token in routers that had some;
             `entropy/KIND/MODALITY`, of the choice of a modality's tokens, 1 where all experts are chosen equally
-            often and 0 where one is, averaged over blocks. Pruned experts do not count.
+            often and 0 where one is, averaged over blocks. Pruned experts do not count. And `share/MODALITY`, of the
+            tokens of the first block: the mix as measured.
         """
         told: dict[str, float] = {}
         for kind in sorted(self._load):
             load_LME = self._load.pop(kind)
             if dist.is_initialized():
                 dist.all_reduce(load_LME)
-            told |= self._told(kind, load_LME.double().cpu(), self._alive[kind])
+            load_LME = load_LME.double().cpu()
+            told |= self._told(kind, load_LME, self._alive[kind])
+            share_M = load_LME[0].sum(-1) / load_LME[0].sum().clamp(min=1)
+            told |= {f"share/{m}": float(share) for m, share in zip(self.modalities, share_M, strict=True)}
         return told
 
     def _told(self, kind: str, load_LME: Tensor, alive_LRE: Tensor) -> dict[str, float]:

@@ -118,6 +118,23 @@ def test_the_mix_of_modalities_holds_at_every_horizon():
     assert {m: len(c) for m, c in sampler.batch(0).items()} == sampler.counts(0)
 
 
+def test_a_rare_modality_comes_in_as_many_chips_as_there_are_ranks():
+    """Counts are multiples of `least`, but of what is left of the batch, and keep to the mix; a batch smaller than
+    that is of one modality."""
+    cubes = four_cubes()
+    contract = measure_contract(cubes).contract
+    for batch, least in ((32, 4), (30, 4), (8, 8), (3, 8)):
+        sampler = ChipSampler(cubes, contract, batch=batch, crop=Crop(32), least=least)
+        counts = [sampler.counts(step) for step in range(1600 // batch)]
+        assert all(sum(c.values()) == batch for c in counts)
+        spare = batch % min(least, batch)
+        for found in counts:
+            largest = max(found, key=lambda m: found[m])
+            assert all((n - (spare if m is largest else 0)) % min(least, batch) == 0 for m, n in found.items())
+        for m in Modality if not spare else ():
+            assert sum(c[m] for c in counts) == pytest.approx(batch * len(counts) * PAPER_MIX[m], abs=3 * least)
+
+
 def test_modalities_without_a_cube_are_left_out_of_the_mix():
     """With two modalities at hand their shares grow to one; with none it is an error."""
     cubes = four_cubes()[:2]

@@ -69,6 +69,9 @@ def test_the_load_of_experts_by_closed_forms() -> None:
     common = loads([[6.0, 2.0], [2.0, 6.0]], "collaborative", backbone)
     assert common["max_over_mean/collaborative"] == pytest.approx(1.0)
     assert common["dead/collaborative"] == 0
+    assert (common["share/ms"], common["share/sar_l2"]) == (0.5, 0.5)
+    rare = loads([[6.0, 3.0], [1.0, 0.0]], "collaborative", backbone)
+    assert (rare["share/ms"], rare["share/sar_l2"]) == pytest.approx((0.9, 0.1))
     expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25)) / math.log(2)
     assert common["entropy/collaborative/ms"] == pytest.approx(expected)
 

@@ -161,7 +161,7 @@ def test_two_processes_make_a_checkpoint_too(tmp_path: Path) -> None:
     assert found.config == presets.nano(64)
     assert len(read(where.training / made.id.removeprefix("pretrain_"))) == 3
     with pytest.raises(TrainingError, match="A rank would be without images") as caught:
-        once(draft(cubes, asked(steps=3, processes=2, chips=2), where), ledger)
+        once(draft(cubes, asked(steps=3, processes=2, chips=1), where), ledger)
     assert "draw larger batches" in caught.value.todo
 
 

@@ -20,14 +20,20 @@ import yaml
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import Flow, load_flow_from_entrypoint
 
-from flows.refs import IngestRequest, RunRequest, Where
+from flows.refs import CompositeRequest, IngestRequest, RunRequest, Where
 
 ROOT = Path(__file__).resolve().parent.parent
 FILE = "infra/prefect.yaml"
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
     d["name"]: d for d in yaml.safe_load((ROOT / FILE).read_text())["deployments"]
 }
-SCHEDULED = {"mapping": "0 4 * * *", "season": "0 3 * * *", "weekly": "0 5 * * 0", "checksums": "0 2 * * *"}
+SCHEDULED = {
+    "mapping": "0 4 * * *",
+    "season": "0 3 * * *",
+    "weekly": "0 5 * * 0",
+    "composites": "0 6 * * 0",
+    "checksums": "0 2 * * *",
+}
 
 
 def flow_of(name: str) -> Flow[..., Any]:
@@ -36,7 +42,7 @@ def flow_of(name: str) -> Flow[..., Any]:
 
 
 def test_what_is_scheduled_and_what_is_not() -> None:
-    """Mapping, ingest and checks run daily, learning weekly, the whole house by hand."""
+    """Mapping, ingest and checks run daily, learning and composites weekly, the whole house by hand."""
     found = {n: d["schedules"][0]["cron"] for n, d in DEPLOYMENTS.items() if d["schedules"]}
     assert found == SCHEDULED
     assert set(DEPLOYMENTS) - set(found) == {"whole"}
@@ -57,6 +63,10 @@ def test_parameters_become_the_models_of_the_flows() -> None:
     season = flow_of("season").validate_parameters(DEPLOYMENTS["season"]["parameters"])
     assert isinstance(season["request"], IngestRequest)
     assert isinstance(season["where"], Where)
+    monthly = flow_of("composites").validate_parameters(DEPLOYMENTS["composites"]["parameters"])
+    assert isinstance(monthly["request"], CompositeRequest)
+    assert (monthly["request"].every, monthly["request"].sensors) == ("month", ("sentinel-2",))
+    assert monthly["where"] == season["where"]
     whole = flow_of("whole").validate_parameters(DEPLOYMENTS["whole"]["parameters"])["request"]
     assert isinstance(whole, RunRequest)
     assert whole.adapt is not None

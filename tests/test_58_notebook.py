@@ -21,6 +21,7 @@ np.save({target!r}, classes)
 print(json.dumps({{
     "cube": chosen.id, "names": list(names), "shape": list(shape), "link": client.dashboard_link,
     "areas": areas["area_ha"].to_dict(), "confidence": [float(np.nanmin(confidence)), float(np.nanmax(confidence))],
+    "features": list(features.shape), "shares": list(components.shares),
     "lazy": lazy["data"].chunks is not None, "workers": workers,
 }}))
 """
@@ -70,6 +71,8 @@ def test_it_makes_a_map_of_known_classes(executed: tuple[Any, dict[str, Any], An
     assert truth.exists()
     assert {"water", "grassland", "built-up"} <= set(said["names"])
     assert sum(said["areas"].values()) == pytest.approx(np.count_nonzero(classes) * 0.01, abs=0.1)
+    assert said["features"] == [3, 64, 64]
+    assert 0.1 < sum(said["shares"]) <= 1
     assert 0 < said["confidence"][0] <= said["confidence"][1] <= 1
 
 
@@ -92,6 +95,6 @@ def test_it_computes_on_its_cluster_and_shows_what_it_says(executed: tuple[Any, 
     assert said["workers"] == 2
     assert said["link"].startswith("http://127.0.0.1:")
     outputs = [o for cell in found.cells if cell.cell_type == "code" for o in cell.outputs]
-    assert sum("image/png" in o.get("data", {}) for o in outputs) == 3
+    assert sum("image/png" in o.get("data", {}) for o in outputs) == 4
     assert sum("text/html" in o.get("data", {}) for o in outputs) >= 4
     assert not [o for o in outputs if o.output_type == "error"]

@@ -28,13 +28,17 @@ def home(folder: Path, *, threads: int = 1, labelled: bool = True) -> tuple[Wher
     """A home with both cubes published and, where wanted, the label raster registered."""
     where = Where(scenes=folder / "scenes", published=folder / "catalog", threads=threads, keep_every=2)
     codes = np.random.default_rng(0).integers(1, 4, (SIDE // 16, SIDE // 16)).repeat(16, 0).repeat(16, 1)
-    refs = [_published(where, sensor, codes) for sensor in ("sentinel-2", "sentinel-1")]
+    refs = [published(where, sensor, codes) for sensor in ("sentinel-2", "sentinel-1")]
     if labelled:
         _register(folder / "landcover_20250615.tif", codes.astype(np.uint8), where)
     return where, refs
 
 
-def _published(where: Where, sensor: str, codes: np.ndarray) -> ItemRef:
+def published(
+    where: Where, sensor: str, codes: np.ndarray | None = None, *, quantity: str = "", quality: Quality = Quality.CLEAR
+) -> ItemRef:
+    """One more cube over the place, of other pixels where no codes are given; its id says what is odd about it."""
+    codes = np.ones((SIDE, SIDE), np.int64) if codes is None else codes
     row, rng = SENSORS[sensor], np.random.default_rng(1)
     bands = row.bands[:4]
     level = np.linspace(0.05, 0.3, len(bands) * 4).reshape(len(bands), 4)[:, codes]
@@ -44,14 +48,15 @@ def _published(where: Where, sensor: str, codes: np.ndarray) -> ItemRef:
         dims=("time", "band", "y", "x"),
         coords={"time": TIMES, **cube.pixel_coordinates(BOX, (SIDE, SIDE))},
     )
-    quality = xr.DataArray(np.full((len(TIMES), SIDE, SIDE), Quality.CLEAR, np.uint8), dims=("time", "y", "x"))
+    quality_TYX = xr.DataArray(np.full((len(TIMES), SIDE, SIDE), quality, np.uint8), dims=("time", "y", "x"))
     about = cube.Description(
-        sensor=sensor, modality=row.modality, quantity=next(iter(row.quantities.values())), units=row.units,
+        sensor=sensor, modality=row.modality, quantity=quantity or next(iter(row.quantities.values())), units=row.units,
         gsd_m=10.0, bands=bands, tile="a tile", period="2025-06-01/2025-07-31", scenes=("one", "two"), geobox=BOX,
         provenance={}, coregistration=(), notes=(),
     )  # fmt: skip
-    ledger, name = Ledger(where.published), f"{sensor}_cube"
-    folder, dataset = ledger.attempt("cubes", name), cube.assemble(about, data, quality)
+    odd = "".join(f"_{text}" for text in (quantity, quality.name.lower() if quality != Quality.CLEAR else "") if text)
+    ledger, name = Ledger(where.published), f"{sensor}_cube{odd}"
+    folder, dataset = ledger.attempt("cubes", name), cube.assemble(about, data, quality_TYX)
     cube.write(folder / "cube.zarr", dataset)
     start, stop = (datetime(2025, month, 1, 10, tzinfo=UTC) for month in (6, 7))
     item = publish.cube_item(

@@ -212,8 +212,9 @@ def model_item(
         if weights:
             asset.extra_fields |= {"mlm:artifact_type": "safetensors"} | bands
         item.add_asset(file.stem, asset)
+    kinds = {".png": ("image/png", "overview"), ".md": ("text/markdown", "metadata")}
     for file in sorted(p for p in folder.iterdir() if p.is_file()):
-        kind, role = ("image/png", "overview") if file.suffix == ".png" else ("application/json", "metadata")
+        kind, role = kinds.get(file.suffix, ("application/json", "metadata"))
         name = f"{file.stem}_picture" if role == "overview" else file.stem
         item.add_asset(name, _file(folder, file.name, file.name, kind, [role]))
     return commit(ledger, "models", item)

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from flows import terminal
-from flows.settings import Settings
 from flows.verbs.options import (
     SENSOR,
     AreaFile,
@@ -35,12 +34,42 @@ def infer(
     start: From = None,
     end: To = None,
     sensor: SENSOR = "sentinel-2",
-    model: Model = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="ID", help="Item id, or nano. [default: pruned, adapted, an encoder]"),
+    ] = None,
+    features: Annotated[bool, typer.Option("--features", help="Map what the encoder sees, not classes.")] = False,
+    components: Annotated[int, typer.Option(min=1, max=256, help="Bands of a feature map.")] = 16,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
-    """Map the cubes of an area with a model."""
-    _map(settings_of(home), bbox, area, start, end, sensor, model, json)
+    """Map the cubes of an area: classes with a model that was adapted, else what an encoder sees.
+
+    Without a model of your own that is the encoder that comes with the package; `ringmoe adapt` makes one of your
+    labels.
+    """
+    settings = settings_of(home)
+    from flows import asking, shelf
+    from flows.infer import infer as flow
+    from flows.models import has_head
+    from flows.refs import InferRequest
+
+    place = asking.area_of(settings, bbox, area)
+    request = InferRequest(
+        area=place,
+        period=asking.period_of(settings, start, end),
+        sensor=sensor,
+        features=features,
+        components=components,
+    )
+    with working(settings):
+        where = asking.where(settings)
+        cubes = shelf.cubes(where, place)
+        chosen = shelf.mapper(where, model, features=features)
+        maps = flow(chosen, cubes, request, where)
+    if not features and not has_head(chosen):
+        terminal.say(f"No adapted model here: these are feature maps by {chosen.id}, not classes (`ringmoe adapt`).")
+    report_items("Maps", maps, json)
 
 
 @app.command("map")
@@ -89,25 +118,3 @@ def publish(home: Home = None, json: Json = None, debug: Debug = False) -> None:
     count = sum(1 for _ in items(asking.where(settings)))
     terminal.say(f"{count} items in {path}")
     terminal.machine({"catalog": str(path), "items": count}, json)
-
-
-def _map(
-    settings: Settings,
-    bbox: str | None,
-    area: Path | None,
-    start: str | None,
-    end: str | None,
-    sensor: str,
-    model: str | None,
-    json: Path | None,
-) -> None:
-    from flows import asking, shelf
-    from flows.infer import infer as flow
-    from flows.refs import InferRequest
-
-    place = asking.area_of(settings, bbox, area)
-    request = InferRequest(area=place, period=asking.period_of(settings, start, end), sensor=sensor)
-    with working(settings):
-        where = asking.where(settings)
-        maps = flow(shelf.model(where, "prune", model), shelf.cubes(where, place), request, where)
-    report_items("Maps", maps, json)

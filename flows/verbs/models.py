@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flows.verbs.lists import factors, shares
 from flows.verbs.options import (
     SENSOR,
     AreaFile,
@@ -32,6 +33,22 @@ def pretrain(
     steps: Annotated[int, typer.Option(min=1, help="Steps to learn.")] = 200,
     chips: Annotated[int, typer.Option(min=1, help="Chips of a batch, over all modalities.")] = 32,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches to a step.")] = 1,
+    rate: Annotated[float, typer.Option(min=1e-9, help="Peak learning rate; 1e-3 and more is unstable.")] = 3e-4,
+    mix: Annotated[
+        str | None,
+        typer.Option(metavar="SHARES", help="As in opt=70,ms=30. [default: opt 70, ms 20, sar_l1, sar_l2 5]"),
+    ] = None,
+    scale: Annotated[str, typer.Option(metavar="FROM,TO", help="Factors of an optical chip's pixel size.")] = "0.7,1.4",
+    turns: Annotated[bool, typer.Option(help="Lay chips in any of the eight ways of a square.")] = True,
+    views: Annotated[float, typer.Option(min=0.0, help="Weight of telling two views of a chip; 0: one view.")] = 0.5,
+    sparse: Annotated[bool, typer.Option("--sparse", help="Encode only what is shown of a chip.")] = False,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="TERM", help="Leave a term of the loss out, repeatable.")
+    ] = None,
+    most_lost: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the pixels' blocks that may be unreadable.")
+    ] = 0.05,
+    loaders: Annotated[int | None, typer.Option(min=1, help="Threads that make batches ahead. [default: 2]")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the work: one a GPU.")] = 1,
     seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,
@@ -39,7 +56,7 @@ def pretrain(
     debug: Debug = False,
 ) -> None:
     """Pre-train a model on the cubes of an area; killed, the same command goes on from the last state kept."""
-    settings = settings_of(home)
+    settings = settings_of(home, loaders=loaders)
     from flows import asking, shelf
     from flows.pretrain import pretrain as flow
     from flows.refs import PretrainRequest
@@ -51,6 +68,14 @@ def pretrain(
         steps=steps,
         chips=chips,
         accumulate=accumulate,
+        rate=rate,
+        mix=shares(mix) if mix else None,
+        scale=factors(scale),
+        turns=turns,
+        views=views,
+        sparse=sparse,
+        without=tuple(without or ()),
+        most_lost=most_lost,
         precision="bfloat16" if bf16 else "float32",
         processes=processes,
         seed=seed,
