@@ -47,10 +47,12 @@ class Recipe:
     """Of ringmoe.presets."""
     chip_px: int = 64
     """Side of a chip."""
-    batch: int = 32
+    batch: int = 64
     """Chips of a step, each seen twice where views count."""
-    rate: float = 3e-4
+    rate: float = 4e-4
     """Highest learning rate."""
+    sparse: int = 1
+    """1 where only what is shown passes the experts."""
     views: float = 0.5
     """Weight of telling views."""
     texture: float = 0.0
@@ -61,7 +63,7 @@ class Recipe:
     """Share of each modality among the chips."""
     scale: str = "0.7,1.4"
     """Factors of the pixel size of optical and multispectral chips."""
-    precision: str = "float32"
+    precision: str = "bfloat16"
     """What autocast computes in."""
     seed: int = 0
     """Of everything drawn."""
@@ -111,7 +113,7 @@ def _made(work: Path, recipe: Recipe) -> tuple[RingMoE, MaskedModelling]:
     torch.manual_seed(recipe.seed)
     model = RingMoE(getattr(presets, recipe.preset)(recipe.chip_px), contract).to(device())
     weights = ObjectiveConfig(views=recipe.views, texture=recipe.texture, light=recipe.light)
-    return model, MaskedModelling(Objective(model, weights)).to(device())
+    return model, MaskedModelling(Objective(model, weights), sparse=bool(recipe.sparse)).to(device())
 
 
 def _planned(work: Path, recipe: Recipe, sampler: ChipSampler, minutes: float) -> int:
