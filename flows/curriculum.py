@@ -80,7 +80,8 @@ def mix_of(request: PretrainRequest, present: Collection[Modality]) -> Mapping[M
 def crop_of(request: PretrainRequest) -> Crop:
     """How chips are cut and laid; which draws physics allows each modality, `ringmoe.vary` knows."""
     reading = Reading(most_lost=request.most_lost)
-    return Crop(chip_px=request.chip_px, turns=request.turns, scale=request.scale, reading=reading)
+    twins = objective_config(request).views > 0
+    return Crop(chip_px=request.chip_px, turns=request.turns, scale=request.scale, twins=twins, reading=reading)
 
 
 def objective_config(request: PretrainRequest) -> ObjectiveConfig:
@@ -92,7 +93,7 @@ def objective_config(request: PretrainRequest) -> ObjectiveConfig:
         When there is no such term, or nothing is left to learn.
     """
     guessed = {f.name for f in fields(TermWeights)}
-    beside = {f.name for f in fields(ObjectiveConfig)} - {"terms", "light"}
+    beside = {f.name for f in fields(ObjectiveConfig)} - {"terms", "cut", "light"}
     strange = sorted(set(request.without) - guessed - beside)
     if strange:
         raise ConfigError(
@@ -103,7 +104,7 @@ def objective_config(request: PretrainRequest) -> ObjectiveConfig:
         )
     terms = replace(TermWeights(), **dict.fromkeys(guessed & set(request.without), 0.0))
     off: dict[str, Any] = dict.fromkeys(beside & set(request.without), 0.0)
-    config = replace(ObjectiveConfig(views=request.views), **off)
+    config = replace(ObjectiveConfig(views=request.views, cut=True), **off)
     if max(vars(terms).values()) == 0 and config.views == 0 and config.texture == 0:
         raise ConfigError(
             "no term is left to learn from",
@@ -122,7 +123,6 @@ def objective_of(
 
 
 def flops_per_image(request: PretrainRequest, model: RingMoE) -> float:
-    """Of a step, forward and backward, for one chip: its second view counts, what a sparse encoder skips does not."""
+    """Of a step, forward and backward, for one chip; what a sparse encoder skips does not count."""
     forward = presets.describe(preset(request), model.contract, request.chip_px).flops
-    views = 2 if objective_config(request).views > 0 else 1
-    return 3 * forward * views * (1 - SHARE if request.sparse else 1)
+    return 3 * forward * (1 - SHARE if request.sparse else 1)

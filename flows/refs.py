@@ -211,7 +211,7 @@ class PretrainRequest(BaseModel):
     sparse: bool = False
     """Encode what is shown alone; what is hidden enters behind the encoder."""
     views: float = Field(default=0.5, ge=0)
-    """Weight of telling which two views are of one chip; 0 leaves it out, and the second view."""
+    """Weight of telling which two chips are of one place; above 0 every place is cut twice."""
     without: tuple[str, ...] = ()
     """Terms of the loss left out, by the names that the losses have before their slash."""
     most_lost: float = Field(default=0.05, ge=0, le=1)

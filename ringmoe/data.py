@@ -65,7 +65,7 @@ class ChipSampler:
         Share of each modality; modalities without a source are left out and the rest scaled up.
     least
         Chips of a modality in a batch that has any, where the batch is as large: one for each rank that it is split
-        over, which has them in equal parts then.
+        over, which has them in equal parts then. Twins count as one.
     seed
         Another seed, other chips.
 
@@ -89,6 +89,13 @@ class ChipSampler:
         seed: int = 0,
     ) -> None:
         self.crop, self.size, self.least, self.seed = crop or Crop(), batch, least, seed
+        if self.crop.twins and batch % 2:
+            raise DataError(
+                "twins need an even batch",
+                item=f"batches of {batch} chips",
+                enough="a multiple of 2, and of 2 for each rank",
+                todo="choose another size, or no twins",
+            )
         sources = sources_of(cubes)
         self._losses = losses_of(sources, self.crop.reading)
         groups = _groups(sources, contract)
@@ -118,7 +125,7 @@ class ChipSampler:
         falls: a low-discrepancy sequence, so that even a 5 % modality turns up at a steady pace. What is left of the
         batch is of the modality that it has most of.
         """
-        together = min(self.least, self.size)
+        together = min(self.least * (2 if self.crop.twins else 1), self.size)
         groups = self.size // together
         index = np.arange(step * groups, (step + 1) * groups, dtype=np.float64)
         edges = np.cumsum(list(self.shares.values()))[:-1]

@@ -37,8 +37,23 @@ class Crop:
     """Turn chips by quarters, beside mirroring them; complex radar never."""
     scale: tuple[float, float] = (1.0, 1.0)
     """Least and greatest factor of the pixel size, as in (0.7, 1.4); radar stays as it is."""
+    twins: bool = False
+    """Cut every place twice, the two chips one after the other: windows of scales of their own that share ground."""
     reading: Reading = field(default_factory=Reading)
     """How pixels come from the disk."""
+
+
+class _Window(NamedTuple):
+    """Where a chip is cut."""
+
+    block: int
+    """Number of the block."""
+    row: int
+    """First row in the picture."""
+    column: int
+    """First column."""
+    side: int
+    """In pixels of the picture."""
 
 
 class _Drawn(NamedTuple):
@@ -52,6 +67,8 @@ class _Drawn(NamedTuple):
     """(s, s)."""
     gsd_m: float
     """Of its pixels."""
+    window: _Window
+    """Where it is from."""
 
 
 class _Round(NamedTuple):
@@ -102,7 +119,10 @@ class Drawer:
             When no draw finds a chip with enough usable pixels.
         """
         group = self._round(key[0], step // self.crop.reading.round_steps)
-        drawn = [self._draw(np.random.default_rng([*key, i]), group) for i in range(count)]
+        drawn: list[_Drawn] = []
+        for i in range(count):
+            twin = drawn[-1].window if self.crop.twins and i % 2 else None
+            drawn.append(self._draw(np.random.default_rng([*key, i]), group, twin))
         pixels_BCHW = torch.from_numpy(np.stack([d.pixels for d in drawn]))
         valid_BHW = torch.from_numpy(np.stack([d.valid for d in drawn]))
         gsd_B = torch.tensor([d.gsd_m for d in drawn]) if self.bands else None
@@ -137,13 +157,15 @@ class Drawer:
         self._rounds[key] = found
         return found
 
-    def _draw(self, rng: np.random.Generator, group: _Round) -> _Drawn:
+    def _draw(self, rng: np.random.Generator, group: _Round, twin: _Window | None) -> _Drawn:
+        """A chip with enough usable pixels, of anywhere, or beside a twin."""
         side = self.crop.chip_px
         for attempt in range(self.crop.attempts):
             if attempt == self.crop.attempts // 2:
                 group = self._all  # the round may be one cloud
             place = np.searchsorted(group.reach, rng.random() * group.reach[-1], side="right")
-            found = self._window(rng, int(group.blocks[min(place, len(group.blocks) - 1)]))
+            number = int(group.blocks[min(place, len(group.blocks) - 1)])
+            found = self._cut(self._window(rng, number) if twin is None else self._beside(rng, twin))
             if found is None:
                 continue
             useful = found.valid if found.labels is None else found.valid & (found.labels > 0)
@@ -163,22 +185,43 @@ class Drawer:
     def _may_turn(self) -> bool:
         return self.crop.turns and self.modality is not Modality.SAR_L1
 
-    def _window(self, rng: np.random.Generator, number: int) -> _Drawn | None:
-        """A window of a block, not yet of the chip's side where its scale varies; None where it cannot be read."""
+    def _window(self, rng: np.random.Generator, number: int) -> _Window:
+        """A window that begins in a block, where the picture is large enough."""
+        block, side = self._blocks.all[number], self._side(rng, number)
+        picture = self.sources[block.source].pictures[block.picture]
+        row, column = _start(rng, block.rows, side, picture.height), _start(rng, block.columns, side, picture.width)
+        return _Window(number, row, column, side)
+
+    def _beside(self, rng: np.random.Generator, twin: _Window) -> _Window:
+        """A window of a scale of its own whose middle lies in the middle half of its twin, or the other way round."""
+        block, side = self._blocks.all[twin.block], self._side(rng, twin.block)
+        picture = self.sources[block.source].pictures[block.picture]
+        reach = min(side, twin.side) // 4
+        row, column = (
+            max(0, min(start + twin.side // 2 - side // 2 + int(rng.integers(-reach, reach + 1)), length - side))
+            for start, length in ((twin.row, picture.height), (twin.column, picture.width))
+        )
+        return _Window(twin.block, row, column, side)
+
+    def _side(self, rng: np.random.Generator, number: int) -> int:
         block = self._blocks.all[number]
         picture = self.sources[block.source].pictures[block.picture]
-        side = self.crop.chip_px
-        if self.modality in SCALED and self.crop.scale != (1.0, 1.0):
-            side = window_side(rng, side, self.crop.scale, min(picture.height, picture.width))
-        y0 = _start(rng, block.rows, side, picture.height)
-        x0 = _start(rng, block.columns, side, picture.width)
+        if self.modality not in SCALED or self.crop.scale == (1.0, 1.0):
+            return self.crop.chip_px
+        return window_side(rng, self.crop.chip_px, self.crop.scale, min(picture.height, picture.width))
+
+    def _cut(self, window: _Window) -> _Drawn | None:
+        """Pixels of a window, not yet of the chip's side where its scale varies; None where they cannot be read."""
+        number, y0, x0, side = window
+        block = self._blocks.all[number]
+        picture = self.sources[block.source].pictures[block.picture]
         rows, columns = (slice(a, min(a + side, n)) for a, n in ((y0, picture.height), (x0, picture.width)))
         got = self._blocks.crop(number, rows, columns)
         if got is None:
             return None
         labels = None if self.labels is None else pad(self.labels[block.source][rows, columns], side, 0)
         gsd_m = self._gsd_m[block.source] * side / self.crop.chip_px
-        return _Drawn(pad(got[0], side, np.nan), pad(got[1], side, False), labels, gsd_m)
+        return _Drawn(pad(got[0], side, np.nan), pad(got[1], side, False), labels, gsd_m, window)
 
 
 def _round_of(blocks: np.ndarray, sizes: np.ndarray) -> _Round:
@@ -203,13 +246,13 @@ def _of_side(window: _Drawn, side: int) -> _Drawn:
     if window.valid.shape[-1] == side:
         return window
     labels = None if window.labels is None else nearest(window.labels, side)
-    return _Drawn(*resampled(window.pixels, window.valid, side), labels, window.gsd_m)
+    return _Drawn(*resampled(window.pixels, window.valid, side), labels, window.gsd_m, window.window)
 
 
 def _laid(way: Orientation, chip: _Drawn) -> _Drawn:
     """The same way for pixels, mask and labels."""
     labels = None if chip.labels is None else way(chip.labels)
-    return _Drawn(way(chip.pixels), way(chip.valid), labels, chip.gsd_m)
+    return _Drawn(way(chip.pixels), way(chip.valid), labels, chip.gsd_m, chip.window)
 
 
 def bands_of(contract: DataContract, attrs: Mapping[str, Any]) -> tuple[BandSpec, ...]:

@@ -152,16 +152,22 @@ class ViewTerm(nn.Module):
         return summed(loss_N.sum()) / summed(loss_N.new_tensor(float(views)))
 
 
-def twice(chips: Chips, modality: Modality, light: float = 0.0) -> Chips:
-    """Every image and, after all of them, the same ones mirrored or turned, in another light; draws are torch's own."""
+def twice(chips: Chips) -> Chips:
+    """Every image and, after all of them, the same ones mirrored or turned; draws are torch's own."""
     pixels_BCHW, valid_BHW = chips.pixels_BCHW, chips.valid_BHW
     flips = [axis for axis in (-2, -1) if torch.rand(()) < 0.5]
     turned, valid = pixels_BCHW.flip(flips), valid_BHW.flip(flips)
     if pixels_BCHW.shape[-1] == pixels_BCHW.shape[-2] and torch.rand(()) < 0.5:
         turned, valid = turned.transpose(-1, -2), valid.transpose(-1, -2)
     gsd_B = None if chips.gsd_B is None else chips.gsd_B.repeat(2)
-    both = Chips(torch.cat([pixels_BCHW, turned]), torch.cat([valid_BHW, valid]), chips.bands, gsd_B)
-    return lit(both, modality, light)
+    return Chips(torch.cat([pixels_BCHW, turned]), torch.cat([valid_BHW, valid]), chips.bands, gsd_B)
+
+
+def apart(chips: Chips) -> Chips:
+    """Twins that come one after the other: the first of each and then, in the same order, the second."""
+    order_B = torch.arange(len(chips), device=chips.pixels_BCHW.device).view(-1, 2).t().flatten()
+    gsd_B = None if chips.gsd_B is None else chips.gsd_B[order_B.to(chips.gsd_B.device)]
+    return Chips(chips.pixels_BCHW[order_B], chips.valid_BHW[order_B], chips.bands, gsd_B)
 
 
 def lit(chips: Chips, modality: Modality, light: float) -> Chips:

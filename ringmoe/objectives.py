@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ringmoe.backbone import Features, RingMoE
 from ringmoe.contract import InputContract
 from ringmoe.decoders import BandDecoder, Completion, Decoder
-from ringmoe.latent import TextureTerm, ViewTerm, lit, twice
+from ringmoe.latent import TextureTerm, ViewTerm, apart, lit, twice
 from ringmoe.masking import SHARE, mask_batch, units_of
 from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.moe import Routes
@@ -37,8 +37,8 @@ class ObjectiveConfig:
     views: float = 0.0
     """Of telling which two views, hidden in unlike places, are of one image; 0 leaves it out, and the second view."""
     cut: bool = False
-    """The second half of every batch shows, place by place, what its first half does, cut otherwise: these are the
-    views. Else they are made of one chip, mirrored or turned."""
+    """Batches hold every place twice, cut otherwise, one after the other (`Crop.twins`): these are the views. Else a
+    second is made of each chip, mirrored or turned."""
     light: float = 0.0
     """Largest logarithm of the factor between the lights of two views of an optical or multispectral image."""
 
@@ -182,8 +182,8 @@ class MaskedModelling(nn.Module):
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch and its named terms."""
         if self.objective.views is not None:
-            light, views = self.objective.config.light, lit if self.objective.config.cut else twice
-            batch = {m: views(chips, m, light) for m, chips in batch.items()}
+            light, views = self.objective.config.light, apart if self.objective.config.cut else twice
+            batch = {m: lit(views(chips), m, light) for m, chips in batch.items()}
         drawn = mask_batch(batch, generator=torch.default_generator, share=self.share)
         masks = {m: mask.to(batch[m].pixels_BCHW.device, non_blocking=True) for m, mask in drawn.items()}
         if self.completion is None:

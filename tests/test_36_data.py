@@ -135,6 +135,27 @@ def test_a_rare_modality_comes_in_as_many_chips_as_there_are_ranks():
             assert sum(c[m] for c in counts) == pytest.approx(batch * len(counts) * PAPER_MIX[m], abs=3 * least)
 
 
+def test_twins_are_two_chips_of_one_place():
+    """One after the other, of scales of their own where a scale may vary, and with ground in common; no odd batch."""
+    cubes = four_cubes()
+    contract = measure_contract(cubes, described=True).contract
+    crop = Crop(16, turns=True, scale=(0.5, 2.0), twins=True)
+    sampler = ChipSampler(cubes, contract, batch=48, mix=EQUAL_MIX, crop=crop, least=2)
+    for modality, chips in sampler.batch(1).items():
+        assert len(chips) % 4 == 0
+        pairs = chips.pixels_BCHW[:, 0].flatten(1).unflatten(0, (-1, 2))
+        assert sum(not torch.equal(first, second) for first, second in pairs) > len(pairs) // 2
+        assert chips.gsd_B is not None
+        scales = chips.gsd_B.view(-1, 2)
+        if modality in (Modality.OPT, Modality.MS):
+            assert (scales[:, 0] != scales[:, 1]).any()
+        else:
+            shared = [len(np.intersect1d(first.numpy(), second.numpy())) for first, second in pairs]
+            assert min(shared) >= 8 * 8
+    with pytest.raises(DataError, match="twins need an even batch"):
+        ChipSampler(cubes, contract, batch=7, crop=crop)
+
+
 def test_modalities_without_a_cube_are_left_out_of_the_mix():
     """With two modalities at hand their shares grow to one; with none it is an error."""
     cubes = four_cubes()[:2]

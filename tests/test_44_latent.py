@@ -10,7 +10,7 @@ import torch
 
 from ringmoe import presets
 from ringmoe.backbone import RingMoE
-from ringmoe.latent import FILTERS, SCALES, ViewTerm, Whitening, lit, random_filters, texture, twice
+from ringmoe.latent import FILTERS, SCALES, ViewTerm, Whitening, apart, lit, random_filters, texture, twice
 from ringmoe.modality import Chips, Modality
 from ringmoe.objectives import MaskedModelling, Objective, ObjectiveConfig
 
@@ -79,23 +79,23 @@ def test_the_second_view_is_lit_otherwise_and_radar_is_not() -> None:
     """Band ratios stay; the same values of radar, some of them elsewhere."""
     torch.manual_seed(3)
     one = Chips(torch.rand(5, 3, 32, 32) + 0.1, torch.ones(5, 32, 32, dtype=torch.bool))
-    both = twice(one, Modality.MS, 0.5)
+    both = lit(twice(one), Modality.MS, 0.5)
     assert len(both) == 10
     assert torch.equal(both.pixels_BCHW[:5], one.pixels_BCHW)
     factor = both.pixels_BCHW[5:].flatten(2).mean(2) / one.pixels_BCHW.flatten(2).mean(2)
     torch.testing.assert_close(factor, factor[:, :1].expand_as(factor))
     assert float(factor.std()) > 0.05
-    radar = twice(one, Modality.SAR_L1, 0.5).pixels_BCHW[5:]
+    radar = lit(twice(one), Modality.SAR_L1, 0.5).pixels_BCHW[5:]
     assert torch.equal(radar.flatten().sort().values, one.pixels_BCHW.flatten().sort().values)
 
 
 def test_views_that_were_cut_are_compared_as_they_come() -> None:
-    """A batch whose second half shows the places of its first is not doubled: chance is ln 7 for four places."""
+    """A batch of four places, each twice, is not doubled: chance is ln 7; first views come before second ones."""
     torch.manual_seed(0)
     shape = replace(presets.nano(), dim=16, depths=(1, 1, 1, 1), specialized=2, collaborative=2)
     model = RingMoE(shape, CONTRACT.only([Modality.OPT]))
     one = chips()
-    places = Chips(one.pixels_BCHW.repeat(2, 1, 1, 1), one.valid_BHW.repeat(2, 1, 1))
+    places = Chips(one.pixels_BCHW.repeat_interleave(2, 0), one.valid_BHW.repeat_interleave(2, 0))
     terms = {}
     for cut in (True, False):
         learner = MaskedModelling(Objective(model, ObjectiveConfig(views=1.0, cut=cut)), share=0.0)
@@ -103,6 +103,8 @@ def test_views_that_were_cut_are_compared_as_they_come() -> None:
         terms[cut] = float(learner(model, {Modality.OPT: places})[1]["views/opt"])
     assert terms[True] < math.log(7) < terms[False]  # made of eight chips of which four are the others again
     assert torch.equal(lit(places, Modality.SAR_L2, 0.5).pixels_BCHW, places.pixels_BCHW)
+    places = apart(places)
+    assert torch.equal(places.pixels_BCHW, one.pixels_BCHW.repeat(2, 1, 1, 1))
     lighter = lit(places, Modality.OPT, 0.5).pixels_BCHW
     assert torch.equal(lighter[:4], one.pixels_BCHW)
     assert float((lighter[4:] / one.pixels_BCHW).flatten(1).std(1).max()) < 1e-5

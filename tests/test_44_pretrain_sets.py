@@ -143,15 +143,15 @@ def test_draws_are_a_function_of_seed_and_step_and_keep_the_mix() -> None:
 
 
 def test_twins_are_of_one_place() -> None:
-    """The second half of a batch shows the images of its first half, in its order; radar has ground in common."""
+    """They come one after the other and are of one image; radar's, whose scale stays, have ground in common."""
     ramp = np.arange(200 * 200, dtype=np.float32).reshape(1, 200, 200)
     optical = sets.Scenes(sensors.RSSCN7, tuple(np.full((3, 128, 128), i, np.float32) for i in range(9)))
     radar = sets.Scenes(sensors.OMBRIA_S1, (ramp,))
     batch = Draws([optical, radar], batch=24, seed=1, twins=True).at(2)
-    first, second = batch[Modality.OPT].pixels_BCHW.mean((1, 2, 3)).chunk(2)
+    first, second = batch[Modality.OPT].pixels_BCHW.mean((1, 2, 3)).view(-1, 2).unbind(1)
     assert len(first.unique()) > 2
     torch.testing.assert_close(first, second)
-    for one, other in zip(*batch[Modality.SAR_L2].pixels_BCHW.flatten(1).chunk(2), strict=True):
+    for one, other in batch[Modality.SAR_L2].pixels_BCHW.flatten(1).unflatten(0, (-1, 2)):
         assert len(np.intersect1d(one.numpy(), other.numpy())) >= 32 * 32
         assert not torch.equal(one, other)
 

@@ -47,8 +47,8 @@ class Recipe:
     """Of ringmoe.presets."""
     chip_px: int = 64
     """Side of a chip."""
-    batch: int = 64
-    """Chips of a step, each seen twice where views count."""
+    batch: int = 96
+    """Chips of a step, two of each place."""
     rate: float = 4e-4
     """Highest learning rate."""
     sparse: int = 1
@@ -57,11 +57,11 @@ class Recipe:
     """Weight of telling views."""
     texture: float = 0.0
     """Weight of guessing what random filters answer."""
-    light: float = 0.0
+    light: float = 0.2
     """Largest logarithm of the factor between the lights of two views."""
     mix: str = "opt=30,ms=40,sar_l1=10,sar_l2=20"
     """Share of each modality among the chips."""
-    scale: str = "0.7,1.4"
+    scale: str = "0.6,1.8"
     """Factors of the pixel size of optical and multispectral chips."""
     precision: str = "bfloat16"
     """What autocast computes in."""
@@ -83,7 +83,7 @@ def sampler_of(folder: Path, recipe: Recipe) -> ChipSampler:
     sources, contract = open_chips(folder)
     shares = {Modality(k): float(v) for k, v in (part.split("=") for part in recipe.mix.split(","))}
     low, high = (float(part) for part in recipe.scale.split(","))
-    crop = Crop(chip_px=recipe.chip_px, turns=True, scale=(low, high))
+    crop = Crop(chip_px=recipe.chip_px, turns=True, scale=(low, high), twins=recipe.views > 0)
     return ChipSampler(sources, contract, batch=recipe.batch, mix=shares, crop=crop, seed=recipe.seed)
 
 
@@ -112,7 +112,7 @@ def _made(work: Path, recipe: Recipe) -> tuple[RingMoE, MaskedModelling]:
     _, contract = open_chips(work / "chips")
     torch.manual_seed(recipe.seed)
     model = RingMoE(getattr(presets, recipe.preset)(recipe.chip_px), contract).to(device())
-    weights = ObjectiveConfig(views=recipe.views, texture=recipe.texture, light=recipe.light)
+    weights = ObjectiveConfig(views=recipe.views, cut=True, texture=recipe.texture, light=recipe.light)
     return model, MaskedModelling(Objective(model, weights), sparse=bool(recipe.sparse)).to(device())
 
 

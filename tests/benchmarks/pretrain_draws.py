@@ -90,7 +90,7 @@ class Draws:
     mix: Mapping[Modality, float] | None = None
     """Share of each modality; MIX where it is None. Modalities without a scene are left out."""
     twins: bool = False
-    """Two chips of each image drawn, the second ones after all first: an even number of every modality."""
+    """Two chips of each place, one after the other."""
 
     def stream(self, start: int = 0) -> Iterator[Batch]:
         """Batches from a step on, without end."""
@@ -120,16 +120,16 @@ class Draws:
 
     def _chips(self, scenes: Scenes, count: int, rng: np.random.Generator) -> Chips:
         jitter = scenes.sensor.modality is Modality.OPT
-        drawn, twins = [], []
+        drawn = []
         for _ in range(count // 2 if self.twins else count):
             image = scenes.images[rng.integers(len(scenes.images))]
             place = self._place(image.shape[1:], rng, jitter)
             drawn.append(self._chip(image, place, rng))
             if self.twins:
                 near = self._place(image.shape[1:], rng, jitter) if jitter else _beside(place, image.shape[1:], rng)
-                twins.append(self._chip(image, near, rng))
-        pixels_BCHW = torch.stack([pixels for pixels, _ in (*drawn, *twins)])
-        gsd_B = torch.tensor([scale * scenes.sensor.gsd_m for _, scale in (*drawn, *twins)], dtype=torch.float32)
+                drawn.append(self._chip(image, near, rng))
+        pixels_BCHW = torch.stack([pixels for pixels, _ in drawn])
+        gsd_B = torch.tensor([scale * scenes.sensor.gsd_m for _, scale in drawn], dtype=torch.float32)
         return Chips(pixels_BCHW, torch.isfinite(pixels_BCHW).all(1), scenes.sensor.bands, gsd_B)
 
     def _place(self, shape: Sequence[int], rng: np.random.Generator, jitter: bool) -> tuple[int, int, int]:
