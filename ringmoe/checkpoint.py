@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Set
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -86,18 +86,9 @@ def save(
         path.mkdir(parents=True, exist_ok=True)
         (path / CONFIG).unlink(missing_ok=True)
         files = write(path, tensors, shard_bytes)
-        record = {
-            "format": FORMAT,
-            "config": asdict(model.config),
-            "contract": json.loads(model.contract.to_json()),
-            "contract_digest": model.contract.digest(),
-            "head": None if head_config is None else dict(head_config),
-            "provenance": dict(provenance or {}),
-            "weights": {"dtypes": sorted(dtypes), "files": [asdict(file) for file in files]},
-        }
-        text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False) + "\n"
-        (path / f"{CONFIG}.partial").write_text(text)
-        (path / f"{CONFIG}.partial").replace(path / CONFIG)
+        return conclude(
+            path, Description(model.config, model.contract, tuple(files), dtypes, head_config, provenance or {})
+        )
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"The checkpoint cannot be written: {error}",
@@ -105,7 +96,67 @@ def save(
             enough=f"a folder with room for {sum(t.nbytes for t in tensors.values()) / 1e6:.0f} MB",
             todo="free some room or choose another folder",
         ) from error
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the configuration of a checkpoint says."""
+
+    config: RingMoEConfig
+    """Shape of its encoder."""
+    contract: DataContract
+    """What pixels it takes."""
+    files: tuple[File, ...]
+    """Where its tensors are."""
+    dtypes: Set[str]
+    """Of the encoder's tensors."""
+    head_config: Mapping[str, Any] | None = None
+    """What builds its head."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """As given to `save`."""
+    digest: str = ""
+    """sha256 in hex of the configuration file; empty before that is written."""
+
+
+def conclude(folder: Path, told: Description) -> str:
+    """Write the configuration beside weights already there, which makes a checkpoint of them; returns its digest."""
+    record = {
+        "format": FORMAT,
+        "config": asdict(told.config),
+        "contract": json.loads(told.contract.to_json()),
+        "contract_digest": told.contract.digest(),
+        "head": None if told.head_config is None else dict(told.head_config),
+        "provenance": dict(told.provenance),
+        "weights": {"dtypes": sorted(told.dtypes), "files": [asdict(file) for file in told.files]},
+    }
+    text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False) + "\n"
+    (folder / f"{CONFIG}.partial").write_text(text)
+    (folder / f"{CONFIG}.partial").replace(folder / CONFIG)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def describe(folder: str | os.PathLike[str]) -> Description:
+    """Read a checkpoint's configuration and none of its weights.
+
+    Raises
+    ------
+    CheckpointError
+        It is missing or damaged.
+    """
+    path = Path(folder)
+    record, digest = _record(path)
+    try:
+        found = DataContract.from_json(json.dumps(record["contract"]))
+        files = tuple(File(**row) for row in record["weights"]["files"])
+        dtypes = {str(name) for name in record["weights"]["dtypes"]}
+        config = _config(record["config"])
+        return Description(config, found, files, dtypes, record["head"], {**record["provenance"]}, digest)
+    except (ModelError, KeyError, TypeError, ValueError) as error:
+        raise _builds_nothing(path, error) from error
+
+
+def _builds_nothing(path: Path, error: Exception) -> CheckpointError:
+    return damaged(path / CONFIG, f"its configuration builds no model ({error})")
 
 
 def load(
@@ -133,17 +184,8 @@ def load(
     CheckpointError
         Missing, truncated or altered files, tensors missing, unexpected or of another dtype, or another contract.
     """
-    path = Path(folder)
-    record, digest = _record(path)
-    try:
-        found = DataContract.from_json(json.dumps(record["contract"]))
-        config = _config(record["config"])
-        with torch.device("meta"):
-            wanted = RingMoE(config, found).state_dict()
-        files = [File(**row) for row in record["weights"]["files"]]
-        dtypes = {str(name) for name in record["weights"]["dtypes"]}
-    except (ModelError, KeyError, TypeError, ValueError) as error:
-        raise damaged(path / CONFIG, f"its configuration builds no model ({error})") from error
+    path, told = Path(folder), describe(folder)
+    wanted, found = tensors_of(path, told), told.contract
     if contract is not None and contract.digest() != found.digest():
         raise CheckpointError(
             "The checkpoint was trained on another data contract",
@@ -151,12 +193,21 @@ def load(
             enough=f"a checkpoint of the contract {contract.digest()[:12]} of {', '.join(contract.inputs)}",
             todo="choose the checkpoint that belongs to these cubes, or drop the contract asked for",
         )
-    tensors = read(path, files, device, verify=verify)
+    tensors = read(path, told.files, device, verify=verify)
     head = {name.removeprefix(HEAD): tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
-    _check_names(path, wanted, tensors, dtypes)
-    model = RingMoE.from_tensors(config, found, tensors)
-    meta = {"contract_digest": record["contract_digest"], **record["provenance"]}
-    return Checkpoint(model, found, config, head, record["head"], meta, digest)
+    check_names(path, wanted, tensors, told.dtypes)
+    model = RingMoE.from_tensors(told.config, found, tensors)
+    meta = {"contract_digest": found.digest(), **told.provenance}
+    return Checkpoint(model, found, told.config, head, told.head_config, meta, told.digest)
+
+
+def tensors_of(path: Path, told: Description) -> dict[str, Tensor]:
+    """Shapes of the encoder's tensors that a configuration asks for; CheckpointError where it builds no model."""
+    try:
+        with torch.device("meta"):
+            return RingMoE(told.config, told.contract).state_dict()
+    except (ModelError, TypeError, ValueError) as error:
+        raise _builds_nothing(path, error) from error
 
 
 def _record(path: Path) -> tuple[dict[str, Any], str]:
@@ -181,7 +232,8 @@ def _config(row: Mapping[str, Any]) -> RingMoEConfig:
     return RingMoEConfig(**fields)
 
 
-def _check_names(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], dtypes: set[str]) -> None:
+def check_names(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], dtypes: Set[str]) -> None:
+    """Refuse an encoder's tensors that are too many, too few or of another shape or dtype than its configuration's."""
     missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     shapes = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
