@@ -23,6 +23,7 @@ from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import DataContract
 from ringmoe.errors import CheckpointError, ModelError
 from ringmoe.moe import Survivors
+from ringmoe.quantise import held
 from ringmoe.shards import SHARD_BYTES, SINGLE, File, damaged, read, write
 
 WEIGHTS = SINGLE
@@ -185,7 +186,7 @@ def load(
         Missing, truncated or altered files, tensors missing, unexpected or of another dtype, or another contract.
     """
     path, told = Path(folder), describe(folder)
-    wanted, found = tensors_of(path, told), told.contract
+    model, found = outline(path, told), told.contract
     if contract is not None and contract.digest() != found.digest():
         raise CheckpointError(
             "The checkpoint was trained on another data contract",
@@ -195,17 +196,17 @@ def load(
         )
     tensors = read(path, told.files, device, verify=verify)
     head = {name.removeprefix(HEAD): tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
-    check_names(path, wanted, tensors, told.dtypes)
-    model = RingMoE.from_tensors(told.config, found, tensors)
+    check_names(path, model.state_dict(), tensors, told.dtypes)
+    model.filled(tensors)
     meta = {"contract_digest": found.digest(), **told.provenance}
     return Checkpoint(model, found, told.config, head, told.head_config, meta, told.digest)
 
 
-def tensors_of(path: Path, told: Description) -> dict[str, Tensor]:
-    """Shapes of the encoder's tensors that a configuration asks for; CheckpointError where it builds no model."""
+def outline(path: Path, told: Description) -> RingMoE:
+    """The model that a configuration describes, without memory; CheckpointError where it describes none."""
     try:
         with torch.device("meta"):
-            return RingMoE(told.config, told.contract).state_dict()
+            return held(RingMoE(told.config, told.contract), told.dtypes)
     except (ModelError, TypeError, ValueError) as error:
         raise _builds_nothing(path, error) from error
 
@@ -232,6 +233,12 @@ def _config(row: Mapping[str, Any]) -> RingMoEConfig:
     return RingMoEConfig(**fields)
 
 
+def _is_of(dtype: torch.dtype, wanted: torch.dtype, dtypes: Set[str]) -> bool:
+    """Whether a tensor is an integer just where the model has integers, and of a dtype the configuration names."""
+    fits = dtype.is_floating_point if wanted.is_floating_point else dtype == wanted
+    return fits and str(dtype).removeprefix("torch.") in dtypes
+
+
 def check_names(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], dtypes: Set[str]) -> None:
     """Refuse an encoder's tensors that are too many, too few or of another shape or dtype than its configuration's."""
     missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
@@ -243,7 +250,7 @@ def check_names(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, 
     strange = [
         f"{name} {tensor.dtype} instead of {' or '.join(sorted(dtypes))}"
         for name, tensor in tensors.items()
-        if name in wanted and not (tensor.is_floating_point() and str(tensor.dtype).removeprefix("torch.") in dtypes)
+        if name in wanted and not _is_of(tensor.dtype, wanted[name].dtype, dtypes)
     ]
     if missing or extra or shapes or strange:
         parts = [f"{len(x)} {what} ({x[0]})" for x, what in ((missing, "missing"), (extra, "unexpected")) if x]

@@ -19,7 +19,7 @@ from ringmoe.shards import DTYPES, SHARD_BYTES, File, Place, check_sizes, damage
 from ringmoe.shards import write_index as index_of
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
-_ORDER = ("F64", "I64", "F32", "I32", "BF16", "F16", "I8", "U8", "BOOL")
+_ORDER = ("I64", "F64", "F32", "I32", "BF16", "F16", "I8", "U8", "BOOL")
 """Dtypes as safetensors orders them within a file."""
 
 CONFIG_BYTES = 1 << 20

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ringmoe.backbone import RingMoE, RingMoEConfig
-from ringmoe.checkpoint import HEAD, Description, check_names, conclude, describe, tensors_of
+from ringmoe.checkpoint import HEAD, Description, check_names, conclude, describe, outline
 from ringmoe.contract import DataContract
 from ringmoe.cut import select
 from ringmoe.errors import CheckpointError, PruneError
@@ -137,7 +137,7 @@ def rebuild(
     source, target = Path(parent), Path(out)
     told = describe(source)
     stored = Stored(source, told.files)
-    check_names(source, tensors_of(source, told), _encoder(stored.like), told.dtypes)
+    check_names(source, outline(source, told).state_dict(), _encoder(stored.like), told.dtypes)
     with torch.device("meta"):
         model = RingMoE(config, contract)
     like = _like(model, stored.like)

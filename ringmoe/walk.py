@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ringmoe.backbone import Features, RingMoE
-from ringmoe.checkpoint import HEAD, check_names, describe, tensors_of
+from ringmoe.checkpoint import HEAD, check_names, describe, outline
 from ringmoe.modality import Batch, Modality
 from ringmoe.stored import Part, Stored
 from ringmoe.stream import prefixes
@@ -88,7 +88,7 @@ def profile_streamed(
     path = Path(folder)
     told = describe(path)
     stored = Stored(path, told.files, device)
-    wanted = tensors_of(path, told)
+    wanted = outline(path, told).state_dict()
     check_names(path, wanted, {n: t for n, t in stored.like.items() if not n.startswith(HEAD)}, told.dtypes)
     if verify:
         stored.verify()
