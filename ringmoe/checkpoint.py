@@ -22,7 +22,6 @@ from torch import Tensor
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import DataContract
 from ringmoe.errors import CheckpointError, ModelError
-from ringmoe.moe import Survivors
 from ringmoe.quantise import held
 from ringmoe.shards import SHARD_BYTES, SINGLE, File, damaged, read, write
 
@@ -150,7 +149,7 @@ def describe(folder: str | os.PathLike[str]) -> Description:
         found = DataContract.from_json(json.dumps(record["contract"]))
         files = tuple(File(**row) for row in record["weights"]["files"])
         dtypes = {str(name) for name in record["weights"]["dtypes"]}
-        config = _config(record["config"])
+        config = RingMoEConfig.from_row(record["config"])
         return Description(config, found, files, dtypes, record["head"], {**record["provenance"]}, digest)
     except (ModelError, KeyError, TypeError, ValueError) as error:
         raise _builds_nothing(path, error) from error
@@ -221,16 +220,6 @@ def _record(path: Path) -> tuple[dict[str, Any], str]:
     if missing or record["format"] != FORMAT:
         raise damaged(path / CONFIG, f"not a configuration of format {FORMAT}, missing {sorted(missing) or 'nothing'}")
     return record, hashlib.sha256(raw).hexdigest()
-
-
-def _config(row: Mapping[str, Any]) -> RingMoEConfig:
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-    if fields.get("survivors") is not None:
-        fields["survivors"] = tuple(
-            Survivors(tuple(map(tuple, block["specialized"])), tuple(block["collaborative"]))
-            for block in row["survivors"]
-        )
-    return RingMoEConfig(**fields)
 
 
 def _is_of(dtype: torch.dtype, wanted: torch.dtype, dtypes: Set[str]) -> bool:
