@@ -5,10 +5,11 @@ Nothing is mapped, because mapped pages count as memory of the process that touc
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -75,8 +76,14 @@ class Stored(Mapping[str, Tensor]):
 
     def on(self, device: torch.device | str) -> Stored:
         """The same tensors, read to another device."""
-        other = object.__new__(Stored)
-        other.folder, other.files, other.device, other._places = self.folder, self.files, device, self._places
+        other = copy.copy(self)
+        other.device = device
+        return other
+
+    def only(self, names: Iterable[str]) -> Stored:
+        """Some of the tensors; `verify` still takes whole files."""
+        other = copy.copy(self)
+        other._places = {name: self._places[name] for name in names}
         return other
 
     def verify(self) -> None:

@@ -1,5 +1,7 @@
 """Checkpoint -> smaller checkpoint, block by block: in the memory of the largest block, not of the model."""
 
+# Shape suffixes: C width, M modality.
+
 from __future__ import annotations
 
 import os
@@ -11,21 +13,26 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ringmoe.backbone import RingMoE, RingMoEConfig
-from ringmoe.checkpoint import HEAD, Description, check_names, conclude, describe, outline
+from ringmoe.checkpoint import HEAD, Description, conclude
 from ringmoe.contract import DataContract
-from ringmoe.cut import select
 from ringmoe.errors import CheckpointError, PruneError
-from ringmoe.modality import Modality, ordered
+from ringmoe.integrate import Method
+from ringmoe.lean import dense_within_memory
+from ringmoe.modality import Modality
 from ringmoe.moe import Survivors
+from ringmoe.ondisk import Opened, fill, open_on_disk, prefixes
+from ringmoe.prune import block_tensors, silenced, survivors_of_blocks
 from ringmoe.shards import SHARD_BYTES
 from ringmoe.stored import Part, Stored, Writer, check_room
+from ringmoe.usage import Usage, networks
+
+EXPERTS = "experts."
 
 Change: TypeAlias = Callable[[int, Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""Number of a block and its tensors, read when they are asked for -> its new tensors."""
+"""Number of a block and the tensors of its experts, read when they are asked for -> its experts' new tensors."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Streaming:
     """How a checkpoint goes through memory."""
 
     devices: tuple[torch.device | str, ...] = ("cpu",)
-    """Where blocks are worked on, as many at a time, each device on its own; one that stands twice works on two."""
+    """Where blocks are worked on: as many at a time, each device at one; named twice, a device works on two."""
     verify: bool = True
     """Hold the parent's files against their checksums first; their sizes and headers always are."""
     shard_bytes: int = SHARD_BYTES
@@ -42,50 +49,97 @@ class Streaming:
     """As of `ringmoe.checkpoint.save`."""
 
 
+PLAIN = Streaming()
+
+
 def select_streamed(
     parent: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
     modalities: Sequence[Modality] | None = None,
     survivors: Sequence[Survivors] | None = None,
-    how: Streaming = Streaming(),
+    usage: Usage | None = None,
+    how: Streaming = PLAIN,
 ) -> str:
-    """The sub-model of some modalities and some routed experts; the digest of the checkpoint written.
+    """The sub-model of some modalities, or of some routed experts; the digest of the checkpoint written.
+
+    What is written is what `ringmoe.checkpoint.save` writes of `slice_modalities` or `with_survivors` of the parent.
 
     Parameters
     ----------
     parent
-        A checkpoint; it is only read.
+        A checkpoint; it is only read. A head comes along as it is.
     out
-        A folder that is not there yet; it appears whole or not at all.
+        A folder that is not there yet, or empty; the checkpoint appears in it whole or not at all.
     modalities
         To keep; None for all.
     survivors
         Routed experts to keep of these modalities, block by block; None for all.
+    usage
+        Profile of the parent; needed where experts fall silent, whose means go into the shared experts' biases.
 
     Raises
     ------
     PruneError
-        The model has not one of these modalities or experts, or `out` is taken.
+        The model has not one of these modalities or experts, the profile is of another one or missing, the weights are
+        quantised, or `out` is taken.
     CheckpointError
         The parent is damaged, or `out` cannot be written.
     StorageFull
         The disk has no room; found out before work starts.
     """
-    told = describe(parent)
-    before = ordered(tuple(told.contract.inputs))
-    rows = rows_of(before, before if modalities is None else modalities)
-    old = [told.config.survivors_of(i, len(before)) for i in range(sum(told.config.depths))]
-    left = [replace(each, specialized=tuple(each.specialized[i] for i in rows)) for each in old]
+    opened = open_on_disk(parent, verify=how.verify)
+    model, old = opened.model, survivors_of_blocks(opened.model)
+    rows = rows_of(model.modalities, model.modalities if modalities is None else modalities)
+    left = [_of_rows(each, rows) for each in old]
     new = left if survivors is None else list(survivors)
     check_survivors(left, new)
-    config = replace(told.config, survivors=None)
+    biases = _means(opened, usage, left, new)
+    config = replace(model.config, survivors=None)
     if any(kept != config.survivors_of(i, len(rows)) for i, kept in enumerate(new)):
         config = replace(config, survivors=tuple(new))
-    contract = told.contract.only([before[i] for i in rows])
+    contract = model.contract.only([model.modalities[i] for i in rows])
     return rebuild(
-        parent, out, config, contract, lambda i, tensors: select(tensors, old[i], new[i], rows), how=how
+        opened, out, config, contract, lambda i, tensors: block_tensors(tensors, old[i], new[i], rows, biases[i]), how
     )
+
+
+def integrate_streamed(
+    parent: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    usage: Usage,
+    method: Method = "neurons",
+    *,
+    how: Streaming = PLAIN,
+) -> str:
+    """One dense network a block, as of `ringmoe.integrate.integrate`; the digest of the checkpoint written.
+
+    Parameters
+    ----------
+    usage
+        Profile of the parent.
+    method
+        neurons, kc, ks or ka.
+
+    Raises
+    ------
+    PruneError, CheckpointError, StorageFull
+        As of `select_streamed`; PruneError also where there is no such method or no expert.
+    """
+    opened = open_on_disk(parent, verify=how.verify)
+    model = opened.model
+    usage.check(model)
+    config = replace(model.config, specialized=0, collaborative=0, shared=1, survivors=None)
+
+    def dense(index: int, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        layer, width = model.blocks()[index].experts, model.blocks()[index].norm1.weight.numel()
+        fill(layer, tensors)
+        found = dense_within_memory(usage, index, networks(layer), width * config.mlp_ratio, method)
+        layer.to("meta")
+        dtype = model.stored.like[f"{prefixes(model)[index]}norm1.weight"].dtype
+        return {name: tensor.to(dtype) for name, tensor in found.items()}
+
+    return rebuild(opened, out, config, model.contract, dense, how)
 
 
 def rows_of(modalities: Sequence[Modality], keep: Sequence[Modality]) -> list[int]:
@@ -100,9 +154,17 @@ def rows_of(modalities: Sequence[Modality], keep: Sequence[Modality]) -> list[in
     return [i for i, m in enumerate(modalities) if m in keep]
 
 
+def _of_rows(old: Survivors, rows: Sequence[int]) -> Survivors:
+    return replace(
+        old,
+        specialized=tuple(old.specialized[i] for i in rows),
+        silent_specialized=tuple(old.silent_of(i) for i in rows),
+    )
+
+
 def check_survivors(old: Sequence[Survivors], new: Sequence[Survivors]) -> None:
     """PruneError where experts are to be kept that a model has not."""
-    if len(old) != len(new) or any(len(a.specialized) != len(b.specialized) for a, b in zip(old, new, strict=False)):
+    if len(old) != len(new) or any(len(a.specialized) != len(b.specialized) for a, b in zip(old, new, strict=True)):
         raise PruneError(
             "The experts to keep are those of another model",
             item=f"{len(new)} blocks, {len(new[0].specialized) if new else 0} modalities",
@@ -111,58 +173,64 @@ def check_survivors(old: Sequence[Survivors], new: Sequence[Survivors]) -> None:
         )
     for block, (a, b) in enumerate(zip(old, new, strict=True)):
         pairs = [*zip(a.specialized, b.specialized, strict=True), (a.collaborative, b.collaborative)]
-        gone = [sorted(set(wanted) - set(there)) for there, wanted in pairs]
-        if any(gone):
+        if any(set(kept) - set(had) for had, kept in pairs):
             raise PruneError(
-                f"Block {block} has no longer an expert that is to be kept",
-                item=f"{gone} of the specialized by modality, then of the collaborative ones",
-                enough=str(a),
+                f"Block {block} cannot keep experts that it has not",
+                item=str(b),
+                enough=f"some of {a}",
                 todo="choose them from a profile of this very model, after its last pruning",
             )
 
 
+def _means(
+    opened: Opened, usage: Usage | None, old: Sequence[Survivors], new: Sequence[Survivors]
+) -> list[Tensor | None]:
+    """What experts that fall silent leave in the shared expert's bias, block by block."""
+    quiet = any(
+        set(b.silent_collaborative) - set(a.silent_collaborative)
+        or any(set(b.silent_of(row)) - set(a.silent_of(row)) for row in range(len(b.specialized)))
+        for a, b in zip(old, new, strict=True)
+    )
+    if not quiet:
+        return [None] * len(new)
+    if usage is None or usage.modalities != tuple(opened.model.modalities) or not opened.model.config.shared:
+        raise PruneError(
+            "Experts cannot fall silent without their means",
+            item=str(opened.tensors.folder),
+            enough="a profile of this very model, all its modalities kept, and a shared expert that takes the means",
+            todo="slice the model first and profile it, or let tokens take their best survivor",
+        )
+    usage.check(opened.model)
+    return [silenced(usage, i, a, b) for i, (a, b) in enumerate(zip(old, new, strict=True))]
+
+
 def rebuild(
-    parent: str | os.PathLike[str],
+    parent: Opened,
     out: str | os.PathLike[str],
     config: RingMoEConfig,
     contract: DataContract,
     change: Change,
-    *,
-    how: Streaming = Streaming(),
+    how: Streaming = PLAIN,
 ) -> str:
-    """A checkpoint of another configuration, its blocks made one by one of a parent's; returns its digest.
+    """A checkpoint of another configuration, the experts of its blocks made one by one of a parent's; its digest.
 
-    Tensors outside blocks are copied where the new model has them, and so is a head. Errors are `select_streamed`'s.
+    All other tensors are copied where the new model has them, and a head's. Errors are `select_streamed`'s.
     """
-    source, target = Path(parent), Path(out)
-    told = describe(source)
-    stored = Stored(source, told.files)
-    check_names(source, outline(source, told).state_dict(), _encoder(stored.like), told.dtypes)
+    target = Path(out)
     with torch.device("meta"):
         model = RingMoE(config, contract)
-    like = _like(model, stored.like)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise PruneError(
-            "The result has no folder of its own",
-            item=str(target),
-            enough="a folder that is not there yet, or is empty",
-            todo="name another folder, or remove this one",
-        )
-    draft = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)  # what a killed run left
+    like = _like(model, parent)
+    draft = _draft(target)
     check_room(target, like)
-    if how.verify:
-        stored.verify()
     try:
         draft.mkdir(parents=True)
         writer = Writer(draft, like, how.shard_bytes)
-        _blocks(model, stored, writer, change, how.devices)
+        _write(model, parent.tensors, writer, change, how.devices)
         dtypes = {str(t.dtype).removeprefix("torch.") for name, t in like.items() if not name.startswith(HEAD)}
         files = tuple(writer.finish())
-        done = Description(config, contract, files, dtypes, told.head_config, how.provenance)
-        digest = conclude(draft, done)
+        digest = conclude(draft, Description(config, contract, files, dtypes, parent.told.head_config, how.provenance))
         draft.replace(target)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise CheckpointError(
             f"The pruned checkpoint cannot be written: {error}",
             item=str(target),
@@ -174,31 +242,35 @@ def rebuild(
     return digest
 
 
-def _encoder(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(HEAD)}
+def _draft(target: Path) -> Path:
+    """Where the result grows, beside its place, which must be free; what a killed run left there is removed."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise PruneError(
+            "The result has no folder of its own",
+            item=str(target),
+            enough="a folder that is not there yet, or is empty",
+            todo="name another folder, or remove this one",
+        )
+    draft = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    return draft
 
 
-def _like(model: RingMoE, parent: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _like(model: RingMoE, parent: Opened) -> dict[str, Tensor]:
     """What will be written: dtypes are the parent's, those of new tensors that of the norm of their block."""
-    norms = {name: parent[f"{name}norm1.weight"].dtype for name in prefixes(model)}
-    found = {name: tensor for name, tensor in parent.items() if name.startswith(HEAD)}
+    before = parent.tensors.like
+    found = {name: tensor for name, tensor in before.items() if name.startswith(HEAD)}
     for name, tensor in model.state_dict().items():
-        block = ".".join(name.split(".")[:3]) + "."
-        dtype = parent[name].dtype if name in parent else norms[block]
-        found[name] = tensor.to(dtype)
+        block = ".".join(name.split(".")[:3])
+        found[name] = tensor.to(before[name if name in before else f"{block}.norm1.weight"].dtype)
     return found
 
 
-def prefixes(model: RingMoE) -> list[str]:
-    """What the names of each block's tensors begin with, first block to last."""
-    return [f"stages.{stage}.{i}." for stage, depth in enumerate(model.config.depths) for i in range(depth)]
-
-
-def _blocks(
+def _write(
     model: RingMoE, stored: Stored, writer: Writer, change: Change, devices: Sequence[torch.device | str]
 ) -> None:
-    """Every tensor of the result into its place."""
-    names = prefixes(model)
+    """Every tensor of the result into its place; a tensor is let go as soon as it is written."""
+    names = [prefix + EXPERTS for prefix in prefixes(model)]
 
     @torch.no_grad()
     def work(share: int) -> None:

@@ -75,12 +75,24 @@ def batches(images: int) -> Any:
     return [{Modality.MS: Chips(pixels, torch.ones(images, 192, 192, dtype=torch.bool))}]
 
 
+def most_used(usage: Any) -> list[Any]:
+    """The paper's choice: of four collaborative experts a block the one chosen most."""
+    from dataclasses import replace
+
+    from ringmoe.criteria import Router, to_keep
+
+    blocks = range(len(usage.collaborative))
+    left = [usage.config.survivors_of(i, len(usage.modalities)) for i in blocks]
+    kept = [to_keep(usage, Router(i, "collaborative"), 1, "usage") for i in blocks]
+    return [replace(old, collaborative=ids) for old, ids in zip(left, kept, strict=True)]
+
+
 def step(name: str, parent: Path, target: Path, kind: str) -> dict[str, Any]:
     """One step of pruning, in this process."""
     import torch
 
     from ringmoe.modality import Modality
-    from ringmoe.stream import integrate_streamed, keep_streamed, slice_streamed
+    from ringmoe.stream import integrate_streamed, select_streamed
     from ringmoe.walk import profile_streamed
 
     torch.set_num_threads(1)
@@ -89,12 +101,12 @@ def step(name: str, parent: Path, target: Path, kind: str) -> dict[str, Any]:
     if name == "write":
         write(target, kind)
     elif name == "slice":
-        slice_streamed(parent, target, [Modality.MS])
+        select_streamed(parent, target, modalities=[Modality.MS])
     else:
         usage = profile_streamed(parent, batches(1))
         told["profile_s"] = time.perf_counter() - started
         if name == "keep":
-            keep_streamed(parent, target, usage, collaborative=1)
+            select_streamed(parent, target, survivors=most_used(usage))
         else:
             integrate_streamed(parent, target, usage, "neurons")
     return told | {"seconds": time.perf_counter() - started} | sizes(target)
