@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,8 +31,8 @@ from ringmoe.usage import Usage, networks
 
 EXPERTS = "experts."
 
-Change: TypeAlias = Callable[[int, Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""Number of a block and the tensors of its experts, read when they are asked for -> its experts' new tensors."""
+Change: TypeAlias = Callable[[int, Mapping[str, Tensor]], Iterable[tuple[str, Tensor]]]
+"""Number of a block and the tensors of its experts, read when they are asked for -> its experts' new tensors by name."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,13 @@ def select_streamed(
     if any(kept != config.survivors_of(i, len(rows)) for i, kept in enumerate(new)):
         config = replace(config, survivors=tuple(new))
     contract = model.contract.only([model.modalities[i] for i in rows])
-    return rebuild(
-        opened, out, config, contract, lambda i, tensors: block_tensors(tensors, old[i], new[i], rows, biases[i]), how
-    )
+
+    def cut(index: int, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        for name in tensors:
+            bias_C = biases[index] if name == "shared.2.bias" else None
+            yield from block_tensors({name: tensors[name]}, old[index], new[index], rows, bias_C).items()
+
+    return rebuild(opened, out, config, contract, cut, how)
 
 
 def integrate_streamed(
@@ -131,13 +135,13 @@ def integrate_streamed(
     usage.check(model)
     config = replace(model.config, specialized=0, collaborative=0, shared=1, survivors=None)
 
-    def dense(index: int, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def dense(index: int, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         layer, width = model.blocks()[index].experts, model.blocks()[index].norm1.weight.numel()
         fill(layer, tensors)
         found = dense_within_memory(usage, index, networks(layer), width * config.mlp_ratio, method)
         layer.to("meta")
         dtype = model.stored.like[f"{prefixes(model)[index]}norm1.weight"].dtype
-        return {name: tensor.to(dtype) for name, tensor in found.items()}
+        yield from ((name, tensor.to(dtype)) for name, tensor in found.items())
 
     return rebuild(opened, out, config, model.contract, dense, how)
 
@@ -275,9 +279,7 @@ def _write(
     @torch.no_grad()
     def work(share: int) -> None:
         for index in range(share, len(names), len(devices)):
-            tensors = dict(change(index, Part(stored.on(devices[share]), names[index])))
-            while tensors:
-                name, tensor = tensors.popitem()
+            for name, tensor in change(index, Part(stored.on(devices[share]), names[index])):
                 writer.put(names[index] + name, tensor)
                 del tensor
 
