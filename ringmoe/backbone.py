@@ -80,7 +80,7 @@ class RingMoEConfig:
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> RingMoEConfig:
         """The configuration that `asdict` wrote, after a way through JSON."""
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+        fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in row.items()}
         if fields.get("survivors") is not None:
             fields["survivors"] = tuple(
                 Survivors(

@@ -135,9 +135,14 @@ class Router(nn.Module):
         device: torch.device | str,
         silent: tuple[tuple[int, ...], ...] = (),
     ) -> None:
-        """Set which experts survive and where they stand in the stack; no parameter changes."""
+        """Set which experts survive and where they stand in the stack; no parameter changes.
+
+        Of one that is gone stands there a survivor of its own router, so that who else shares the stack changes no bit.
+        """
         alive_RE = self._marked(kept)
-        slot_RE = (alive_RE.flatten().cumsum(0) - 1).clamp(min=0).view_as(alive_RE) + first
+        count_R = alive_RE.sum(1)
+        start_R1 = (count_R.cumsum(0) - count_R)[:, None]
+        slot_RE = (start_R1 + (alive_RE.cumsum(1) - 1).clamp(min=0)).clamp(max=max(int(count_R.sum()) - 1, 0)) + first
         self.alive_RE, self.slot_RE = alive_RE.to(device), slot_RE.to(device)
         self.silent_RE = self._marked(silent).to(device) if any(silent) else None
 
