@@ -93,7 +93,7 @@ def save_program(model: RingMoE, path: Path, *, pixels: int, sensor: InputContra
 
 
 def save_onnx(model: RingMoE, path: Path, *, pixels: int, sensor: InputContract | None = None) -> None:
-    """Write the graph as an ONNX file with its description; large weights lie beside it, in a file of that name + .data.
+    """Write the graph as an ONNX file with its description; large weights lie beside it, in a file named + .data.
 
     Parameters and errors as of `program`; ExportError also where onnx or onnxscript is not installed.
     """

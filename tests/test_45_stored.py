@@ -159,7 +159,7 @@ def test_a_disk_too_small_is_told_beforehand(tmp_path, monkeypatch):
 
     monkeypatch.setattr("ringmoe.stored.shutil.disk_usage", small)
     check_room(tmp_path / "not" / "there", {"x": torch.empty(10**8, device="meta")})
-    with pytest.raises(StorageFull, match="1.00 GB are free") as caught:
+    with pytest.raises(StorageFull, match=r"1\.00 GB are free") as caught:
         check_room(tmp_path / "not" / "there", {"x": torch.empty(25 * 10**7, device="meta")})
     assert caught.value.enough == "1.00 GB"
     assert asked == [tmp_path, tmp_path]

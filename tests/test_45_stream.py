@@ -1,4 +1,4 @@
-"""Pruning by stream: what comes out is what pruning in memory gives, byte for byte, and it comes whole or not at all."""
+"""Pruning by stream: what comes out is what pruning in memory gives, byte for byte, and whole or not at all."""
 
 from __future__ import annotations
 
@@ -237,9 +237,9 @@ def test_a_disk_too_small_is_refused_before_work_starts(sliced, tmp_path, monkey
 
 def test_a_failure_midway_leaves_nothing_behind(sliced, tmp_path, monkeypatch):
     """A disk that fills while blocks are written; and the next run is whole, over what a killed one left."""
-    import ringmoe.stream as stream
+    from ringmoe import rebuild
 
-    real, count = stream.Writer.put, iter(range(1000))
+    real, count = rebuild.Writer.put, iter(range(1000))
 
     def failing(self, name, tensor):
         if next(count) == 40:
@@ -247,7 +247,7 @@ def test_a_failure_midway_leaves_nothing_behind(sliced, tmp_path, monkeypatch):
         real(self, name, tensor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stream.Writer, "put", failing)
+        patch.setattr(rebuild.Writer, "put", failing)
         with pytest.raises(CheckpointError, match="No space left") as caught:
             select_streamed(sliced[0], tmp_path / "out", how=Streaming(devices=("cpu", "cpu")))
     assert "parent is as it was" in caught.value.todo
@@ -284,6 +284,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the peak of a process")
 def test_pruning_takes_the_memory_of_the_largest_block(tmp_path, root):
     """Slice, profile and integration of 120 MB in a process whose peak grows by less than a block of 44 MB."""

@@ -17,7 +17,7 @@ from ringmoe.modality import BandSpec, Chips, Modality
 
 CONFIG = RingMoEConfig(
     dim=8,
-    depths=(2, 1, 1, 1),
+    depths=(2, 0, 0, 1),
     heads=(1, 1, 2, 2),
     window=5,
     pretrain_windows=(5, 5, 4, 2),

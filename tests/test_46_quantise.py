@@ -18,7 +18,15 @@ CONTRACT = presets.paper_contract().only([Modality.OPT, Modality.MS])
 ROUTED = RingMoEConfig(
     dim=16, depths=(1, 1, 1, 1), heads=(1, 2, 2, 4), window=4, pretrain_windows=(4, 4, 4, 2), post_norm_init=1.0
 )
-SMALLER = ("qkv.weight", "attention.proj.weight", "reduction.weight", "shared.0.weight", "shared.2.weight", "w1_ECH", "w2_EHC")
+SMALLER = (
+    "qkv.weight",
+    "attention.proj.weight",
+    "reduction.weight",
+    "shared.0.weight",
+    "shared.2.weight",
+    "w1_ECH",
+    "w2_EHC",
+)
 DENSE = replace(ROUTED, specialized=0, collaborative=0)
 
 
@@ -30,7 +38,9 @@ def made(config: RingMoEConfig) -> RingMoE:
 def batch() -> dict[Modality, Chips]:
     generator = torch.Generator().manual_seed(1)
     valid = torch.ones(2, 64, 64, dtype=torch.bool)
-    return {m: Chips(torch.randn(2, len(c.bands), 64, 64, generator=generator), valid) for m, c in CONTRACT.inputs.items()}
+    return {
+        m: Chips(torch.randn(2, len(c.bands), 64, 64, generator=generator), valid) for m, c in CONTRACT.inputs.items()
+    }
 
 
 def features(model: RingMoE) -> Tensor:
@@ -40,7 +50,9 @@ def features(model: RingMoE) -> Tensor:
 
 def test_rounding_loses_at_most_half_a_step_of_its_channel():
     """Steps are the largest magnitude of a channel over 127; powers of two times whole numbers come back exactly."""
-    weight_NC = torch.randn(5, 300, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-6, 1, 3, 50, 0])[:, None]
+    weight_NC = (
+        torch.randn(5, 300, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-6, 1, 3, 50, 0])[:, None]
+    )
     whole, scale = quantise.rounded(weight_NC, 1)
     assert whole.dtype == torch.int8
     assert whole[:4].abs().amax(1).tolist() == [127] * 4

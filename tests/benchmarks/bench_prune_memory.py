@@ -1,9 +1,9 @@
 """Pruning a checkpoint of the giant's shape by stream: peak memory of each step beside the largest block.
 
-A full-size checkpoint is written with random weights in bfloat16 (29.5 GB), and 21 slots a block become 9, 6 and 1, each
-step in a process of its own; what a step was made of is removed after it, and everything at the end. `--quick` takes a
-narrowed giant; where the disk has no room for the whole, stage 4 alone is pruned, and the figures say so. There is no
-peer: no other toolkit prunes experts of such a model.
+A full-size checkpoint is written with random weights in bfloat16 (29.5 GB), and 21 slots a block become 9, 6 and 1,
+each step in a process of its own; what a step was made of is removed after it, and everything at the end. `--quick`
+takes a narrowed giant; where the disk has no room for the whole, stage 4 alone is pruned, and the figures say so.
+There is no peer: no other toolkit prunes experts of such a model.
 """
 
 from __future__ import annotations
