@@ -147,7 +147,7 @@ def _graph(model: RingMoE, pixels: int, sensor: InputContract | None) -> Pyramid
             enough=f"a multiple of {STRIDE}",
             todo="choose the size of the tiles that the graph will be given",
         )
-    return Pyramid(bake(model, None if sensor is None else {model.modalities[0]: sensor}).eval())
+    return Pyramid(bake(model, None if sensor is None else {model.modalities[0]: sensor}))
 
 
 def _example(graph: Pyramid, pixels: int) -> tuple[Tensor, Tensor]:

@@ -55,12 +55,13 @@ def rebuild(
     """A checkpoint of another configuration, the experts of its blocks made one by one of a parent's; its digest.
 
     All other tensors are copied where the new model has them, and a head's.
+
     Raises
     ------
     PruneError
         `out` is taken.
     CheckpointError
-        It cannot be written.
+        It cannot be written, or the parent is damaged.
     StorageFull
         The disk has no room; found out before work starts.
     """
@@ -70,6 +71,8 @@ def rebuild(
     like = _like(model, parent)
     draft = _draft(target)
     check_room(target, like)
+    if how.verify:
+        parent.tensors.verify()
     try:
         draft.mkdir(parents=True)
         writer = Writer(draft, like, how.shard_bytes)

@@ -229,6 +229,7 @@ def test_a_disk_too_small_is_refused_before_work_starts(sliced, tmp_path, monkey
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr("ringmoe.stored.shutil.disk_usage", lambda path: usage(10**9, 0, 10**6))
     monkeypatch.setattr("ringmoe.stored.Stored.__getitem__", lambda *args: pytest.fail("a tensor was read"))
+    monkeypatch.setattr("ringmoe.stored.sha256_of", lambda path: pytest.fail("a file was read"))
     with pytest.raises(StorageFull, match="no room for the result") as caught:
         select_streamed(sliced[0], tmp_path / "out", modalities=[Modality.MS])
     assert caught.value.todo
