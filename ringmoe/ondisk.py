@@ -18,7 +18,7 @@ from ringmoe.backbone import RingMoE
 from ringmoe.checkpoint import HEAD, Description, check_names, describe, outline
 from ringmoe.errors import PruneError
 from ringmoe.modality import Batch
-from ringmoe.stored import Part, Stored
+from ringmoe.stored import Stored
 
 
 class OnDisk(RingMoE):
@@ -104,6 +104,6 @@ def prefixes(model: RingMoE) -> list[str]:
     return [f"stages.{stage}.{i}." for stage, depth in enumerate(model.config.depths) for i in range(depth)]
 
 
-def fill(module: nn.Module, tensors: Stored | Part) -> None:
+def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Read all tensors of a part of a model into it; `module.to("meta")` lets go of them."""
     module.load_state_dict(dict(tensors), assign=True)

@@ -66,7 +66,7 @@ class Stored(Mapping[str, Tensor]):
         path, place = self._places[name]
         tensor = torch.empty_like(place.like, device="cpu")
         if tensor.numel():
-            _read_into(path, place.start, memoryview(tensor.view(-1).view(torch.uint8).numpy()), name)
+            _read_into(path, place.start, tensor.view(-1).view(torch.uint8).numpy().data, name)
         return tensor.to(self.device)
 
     @property
@@ -168,7 +168,7 @@ class Writer:
         if not tensor.numel():
             return
         plain = tensor.detach().to("cpu").contiguous()
-        view = memoryview(plain.view(-1).view(torch.uint8).numpy())
+        view = plain.view(-1).view(torch.uint8).numpy().data
         descriptor = os.open(path, os.O_WRONLY)
         try:
             while view:
