@@ -17,7 +17,7 @@ from ringmoe.modality import BandSpec, Chips, Modality
 
 CONFIG = RingMoEConfig(
     dim=8,
-    depths=(2, 0, 0, 1),
+    depths=(2, 1, 1, 1),
     heads=(1, 1, 2, 2),
     window=5,
     pretrain_windows=(5, 5, 4, 2),
@@ -80,6 +80,7 @@ def difference(found: tuple[Tensor, ...], model: RingMoE, count: int) -> float:
     return max(float((a - b).detach().abs().max()) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_onnx_gives_the_features_of_the_model_for_any_number_of_images(tmp_path):
     """A spectral model baked for a sensor; one image and five, in onnxruntime; the graph says what it takes."""
     import onnx

@@ -117,7 +117,7 @@ def test_a_quantised_model_goes_through_the_ordinary_door(config, tmp_path):
 def test_integers_in_the_place_of_numbers_are_refused(tmp_path):
     """A model that names int8 among its dtypes must hold it where quantised weights are, and nowhere else."""
     small = quantise.int8(made(DENSE))
-    small.norm.weight.data = small.norm.weight.data.to(torch.int8)
+    small.norm.weight = torch.nn.Parameter(torch.ones(128, dtype=torch.int8), requires_grad=False)
     save(tmp_path, small)
     with pytest.raises(CheckpointError, match=r"another dtype: norm.weight torch.int8"):
         load(tmp_path)
