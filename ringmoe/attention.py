@@ -75,7 +75,7 @@ class WindowAttention(nn.Module):
         if any(shift):
             qkv_BHWC = torch.roll(qkv_BHWC, (-shift[0], -shift[1]), (1, 2))
         qkv_nNC = _windows(qkv_BHWC, win, grid)
-        y_nhND = self.attend(qkv_nNC, self._bias(windows, len(qkv_nNC), qkv_nNC.dtype))
+        y_nhND = self.attend(qkv_nNC, self._bias(windows, qkv_nNC.shape[0], qkv_nNC.dtype))
         y_BHWC = _unwindows(y_nhND, batch, win, grid)
         if any(shift):
             y_BHWC = torch.roll(y_BHWC, shift, (1, 2))

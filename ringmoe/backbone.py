@@ -215,11 +215,15 @@ class RingMoE(nn.Module):
         """A model, in evaluation mode, made of exactly the tensors given, which it takes over without a copy."""
         with torch.device("meta"):
             model = cls(config, contract)
-        model.load_state_dict(tensors, assign=True)
-        device = model.norm.weight.device
-        for index, block in enumerate(model.blocks()):
-            block.experts.keep(config.survivors_of(index, len(model.modalities)), device)
-        return model.requires_grad_(True).eval()
+        return model.filled(tensors)
+
+    def filled(self, tensors: Mapping[str, Tensor]) -> RingMoE:
+        """Itself, built without memory, with exactly the tensors given, which it takes over; in evaluation mode."""
+        self.load_state_dict(tensors, assign=True)
+        device = self.norm.weight.device
+        for index, block in enumerate(self.blocks()):
+            block.experts.keep(self.config.survivors_of(index, len(self.modalities)), device)
+        return self.requires_grad_(True).eval()
 
     def embedding(self, modality: Modality) -> PatchEmbed | SpectralEmbed:
         """The embedding that serves a modality; InputError when the model has not learned it."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Set
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import DataContract
 from ringmoe.errors import CheckpointError, ModelError
+from ringmoe.quantise import held
 from ringmoe.shards import SHARD_BYTES, SINGLE, File, damaged, read, write
 
 WEIGHTS = SINGLE
@@ -85,18 +86,9 @@ def save(
         path.mkdir(parents=True, exist_ok=True)
         (path / CONFIG).unlink(missing_ok=True)
         files = write(path, tensors, shard_bytes)
-        record = {
-            "format": FORMAT,
-            "config": asdict(model.config),
-            "contract": json.loads(model.contract.to_json()),
-            "contract_digest": model.contract.digest(),
-            "head": None if head_config is None else dict(head_config),
-            "provenance": dict(provenance or {}),
-            "weights": {"dtypes": sorted(dtypes), "files": [asdict(file) for file in files]},
-        }
-        text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False) + "\n"
-        (path / f"{CONFIG}.partial").write_text(text)
-        (path / f"{CONFIG}.partial").replace(path / CONFIG)
+        return conclude(
+            path, Description(model.config, model.contract, tuple(files), dtypes, head_config, provenance or {})
+        )
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"The checkpoint cannot be written: {error}",
@@ -104,7 +96,67 @@ def save(
             enough=f"a folder with room for {sum(t.nbytes for t in tensors.values()) / 1e6:.0f} MB",
             todo="free some room or choose another folder",
         ) from error
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the configuration of a checkpoint says."""
+
+    config: RingMoEConfig
+    """Shape of its encoder."""
+    contract: DataContract
+    """What pixels it takes."""
+    files: tuple[File, ...]
+    """Where its tensors are."""
+    dtypes: Set[str]
+    """Of the encoder's tensors."""
+    head_config: Mapping[str, Any] | None = None
+    """What builds its head."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    """As given to `save`."""
+    digest: str = ""
+    """sha256 in hex of the configuration file; empty before that is written."""
+
+
+def conclude(folder: Path, told: Description) -> str:
+    """Write the configuration beside weights already there, which makes a checkpoint of them; returns its digest."""
+    record = {
+        "format": FORMAT,
+        "config": asdict(told.config),
+        "contract": json.loads(told.contract.to_json()),
+        "contract_digest": told.contract.digest(),
+        "head": None if told.head_config is None else dict(told.head_config),
+        "provenance": dict(told.provenance),
+        "weights": {"dtypes": sorted(told.dtypes), "files": [asdict(file) for file in told.files]},
+    }
+    text = json.dumps(record, sort_keys=True, indent=1, allow_nan=False) + "\n"
+    (folder / f"{CONFIG}.partial").write_text(text)
+    (folder / f"{CONFIG}.partial").replace(folder / CONFIG)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def describe(folder: str | os.PathLike[str]) -> Description:
+    """Read a checkpoint's configuration and none of its weights.
+
+    Raises
+    ------
+    CheckpointError
+        It is missing or damaged.
+    """
+    path = Path(folder)
+    record, digest = _record(path)
+    try:
+        found = DataContract.from_json(json.dumps(record["contract"]))
+        files = tuple(File(**row) for row in record["weights"]["files"])
+        dtypes = {str(name) for name in record["weights"]["dtypes"]}
+        config = RingMoEConfig.from_row(record["config"])
+        return Description(config, found, files, dtypes, record["head"], {**record["provenance"]}, digest)
+    except (ModelError, KeyError, TypeError, ValueError) as error:
+        raise _builds_nothing(path, error) from error
+
+
+def _builds_nothing(path: Path, error: Exception) -> CheckpointError:
+    return damaged(path / CONFIG, f"its configuration builds no model ({error})")
 
 
 def load(
@@ -132,17 +184,8 @@ def load(
     CheckpointError
         Missing, truncated or altered files, tensors missing, unexpected or of another dtype, or another contract.
     """
-    path = Path(folder)
-    record, digest = _record(path)
-    try:
-        found = DataContract.from_json(json.dumps(record["contract"]))
-        config = RingMoEConfig.from_row(record["config"])
-        with torch.device("meta"):
-            wanted = RingMoE(config, found).state_dict()
-        files = [File(**row) for row in record["weights"]["files"]]
-        dtypes = {str(name) for name in record["weights"]["dtypes"]}
-    except (ModelError, KeyError, TypeError, ValueError) as error:
-        raise damaged(path / CONFIG, f"its configuration builds no model ({error})") from error
+    path, told = Path(folder), describe(folder)
+    model, found = outline(path, told), told.contract
     if contract is not None and contract.digest() != found.digest():
         raise CheckpointError(
             "The checkpoint was trained on another data contract",
@@ -150,12 +193,21 @@ def load(
             enough=f"a checkpoint of the contract {contract.digest()[:12]} of {', '.join(contract.inputs)}",
             todo="choose the checkpoint that belongs to these cubes, or drop the contract asked for",
         )
-    tensors = read(path, files, device, verify=verify)
+    tensors = read(path, told.files, device, verify=verify)
     head = {name.removeprefix(HEAD): tensors.pop(name) for name in list(tensors) if name.startswith(HEAD)}
-    _check_names(path, wanted, tensors, dtypes)
-    model = RingMoE.from_tensors(config, found, tensors)
-    meta = {"contract_digest": record["contract_digest"], **record["provenance"]}
-    return Checkpoint(model, found, config, head, record["head"], meta, digest)
+    check_names(path, model.state_dict(), tensors, told.dtypes)
+    model.filled(tensors)
+    meta = {"contract_digest": found.digest(), **told.provenance}
+    return Checkpoint(model, found, told.config, head, told.head_config, meta, told.digest)
+
+
+def outline(path: Path, told: Description) -> RingMoE:
+    """The model that a configuration describes, without memory; CheckpointError where it describes none."""
+    try:
+        with torch.device("meta"):
+            return held(RingMoE(told.config, told.contract), told.dtypes)
+    except (ModelError, TypeError, ValueError) as error:
+        raise _builds_nothing(path, error) from error
 
 
 def _record(path: Path) -> tuple[dict[str, Any], str]:
@@ -170,7 +222,14 @@ def _record(path: Path) -> tuple[dict[str, Any], str]:
     return record, hashlib.sha256(raw).hexdigest()
 
 
-def _check_names(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], dtypes: set[str]) -> None:
+def _is_of(dtype: torch.dtype, wanted: torch.dtype, dtypes: Set[str]) -> bool:
+    """Whether a tensor is an integer just where the model has integers, and of a dtype the configuration names."""
+    fits = dtype.is_floating_point if wanted.is_floating_point else dtype == wanted
+    return fits and str(dtype).removeprefix("torch.") in dtypes
+
+
+def check_names(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], dtypes: Set[str]) -> None:
+    """Refuse an encoder's tensors that are too many, too few or of another shape or dtype than its configuration's."""
     missing, extra = sorted(set(wanted) - set(tensors)), sorted(set(tensors) - set(wanted))
     shapes = [
         f"{name} {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
@@ -180,7 +239,7 @@ def _check_names(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str,
     strange = [
         f"{name} {tensor.dtype} instead of {' or '.join(sorted(dtypes))}"
         for name, tensor in tensors.items()
-        if name in wanted and not (tensor.is_floating_point() and str(tensor.dtype).removeprefix("torch.") in dtypes)
+        if name in wanted and not _is_of(tensor.dtype, wanted[name].dtype, dtypes)
     ]
     if missing or extra or shapes or strange:
         parts = [f"{len(x)} {what} ({x[0]})" for x, what in ((missing, "missing"), (extra, "unexpected")) if x]

@@ -39,3 +39,7 @@ class TileError(ModelError):
 
 class DataError(ModelError):
     """A cube or a label raster gives no sample to learn from or to score on."""
+
+
+class ExportError(ModelError):
+    """A model cannot become a graph that runs without this code."""
