@@ -18,6 +18,7 @@ from catalog import publish
 from catalog.ledger import Ledger, file_digest, no_space_left, unit_id
 from flows import progress
 from flows.refs import AdaptRequest, ItemRef, PretrainRequest, PruneRequest, Where
+from ringmoe.backbone import RingMoE
 from ringmoe.checkpoint import Checkpoint, load
 from ringmoe.contract import DataContract
 from ringmoe.errors import CheckpointError
@@ -115,6 +116,11 @@ def properties_of(ref: ItemRef) -> dict[str, Any]:
     return dict(_record(ref)["properties"])
 
 
+def has_head(ref: ItemRef) -> bool:
+    """Whether a published model does a task; one that was only pre-trained gives features."""
+    return "semantic-segmentation" in properties_of(ref)["mlm:tasks"]
+
+
 def table_of(ref: ItemRef, name: str) -> dict[str, Any] | None:
     """A JSON table that was published beside a map or a model, as score; None where it has none of that name."""
     asset = _record(ref)["assets"].get(name)
@@ -169,6 +175,32 @@ def bands_of(contract: DataContract) -> list[dict[str, Any]]:
             }
         )
     return entries
+
+
+def described(model: RingMoE, name: str) -> dict[str, Any]:
+    """`mlm:*` properties of an encoder without a head."""
+    return {
+        "mlm:name": name,
+        "mlm:architecture": "RingMoE: Swin V2 with modal-specialized, collaborative and shared experts",
+        "mlm:tasks": ["similarity-search"],  # mlm 1.4 has no word nearer to features
+        "mlm:framework": "PyTorch",
+        "mlm:framework_version": torch.__version__.split("+")[0],
+        "mlm:total_parameters": sum(p.numel() for p in model.parameters()),
+        "mlm:pretrained": True,
+        "mlm:input": bands_of(model.contract),
+        "mlm:output": [
+            {
+                "name": "feature pyramid",
+                "tasks": ["similarity-search"],
+                "result": {
+                    "shape": [-1, model.config.dim * 8, -1, -1],
+                    "dim_order": ["batch", "channel", "height", "width"],
+                    "data_type": "float32",
+                },
+            }
+        ],
+        "ringmoe:contract": model.contract.digest(),
+    }
 
 
 def _relative(ref: ItemRef) -> str:

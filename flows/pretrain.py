@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
@@ -16,7 +15,7 @@ from catalog.ledger import Ledger, unit_id, write_whole
 from flows import assess, pictures, progress
 from flows.artifacts import Watched, show_picture, show_table
 from flows.learn import GUESSES, LEARNED, STATES, Plan, learn
-from flows.models import Draft, bands_of, device, machine, once
+from flows.models import Draft, described, device, machine, once
 from flows.ranks import alone_at, run_ranks
 from flows.refs import ItemRef, PretrainRequest, Where
 from flows.select import within
@@ -80,27 +79,7 @@ def _tell_all(folder: Path, kept: Path, learned: Mapping[str, Any], request: Pre
     pictures.reconstructions(folder.parent / "reconstructions.png", kept / GUESSES)
     found = checkpoint.load(folder)
     edge = max(1, min(10, len(loss) // 4))
-    return {
-        "mlm:name": f"RingMoE {request.preset} pre-trained",
-        "mlm:architecture": "RingMoE: Swin V2 with modal-specialized, collaborative and shared experts",
-        "mlm:tasks": ["similarity-search"],  # mlm 1.4 has no word nearer to features
-        "mlm:framework": "PyTorch",
-        "mlm:framework_version": torch.__version__.split("+")[0],
-        "mlm:total_parameters": sum(p.numel() for p in found.model.parameters()),
-        "mlm:pretrained": True,
-        "mlm:input": bands_of(found.contract),
-        "mlm:output": [
-            {
-                "name": "feature pyramid",
-                "tasks": ["similarity-search"],
-                "result": {
-                    "shape": [-1, found.config.dim * 8, -1, -1],
-                    "dim_order": ["batch", "channel", "height", "width"],
-                    "data_type": "float32",
-                },
-            }
-        ],
-        "ringmoe:contract": found.contract.digest(),
+    return described(found.model, f"RingMoE {request.preset} pre-trained") | {
         "ringmoe:loss_first": sum(loss[:edge]) / edge,
         "ringmoe:loss_last": sum(loss[-edge:]) / edge,
         "ringmoe:terms_last": {k: sum(v[-edge:]) / len(v[-edge:]) for k, v in terms.items()},

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,9 @@ def world(recipe: Recipe, *, quick: bool, chips: int, probes: int, real: bool) -
     chosen = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))[:probes]
     contract = contract_of(seen)
     say(f"{len(learned)} chips to learn from, {len(asked)} asked about")
-    plain = pretrain_run.Recipe(chip_px=recipe.chip_px, changes={"pretrain_windows": presets.nano(CHIP_PX).pretrain_windows})
+    plain = pretrain_run.Recipe(
+        chip_px=recipe.chip_px, changes={"pretrain_windows": presets.nano(CHIP_PX).pretrain_windows}
+    )
     base = pretrain_run.learn(plain, seen, contract, seed=0, steps=recipe.pretrain).model
     teacher = taught(base, learned, recipe.adapt, recipe.rate, 0)
     return World(learned, learned.part(chosen), asked, contract, teacher)
@@ -114,7 +115,9 @@ def one_seed(found: World, recipe: Recipe, seed: int, seeds: int) -> tuple[dict[
     return scores, asked.block_N.numpy()
 
 
-def together(parts: Sequence[tuple[dict[Key, np.ndarray], np.ndarray]]) -> tuple[dict[Key, Sums], list[dict[Key, np.ndarray]]]:
+def together(
+    parts: Sequence[tuple[dict[Key, np.ndarray], np.ndarray]],
+) -> tuple[dict[Key, Sums], list[dict[Key, np.ndarray]]]:
     """All seeds' scores by block, and each seed's means."""
     block_N = np.concatenate([blocks for _, blocks in parts])
     block_N = np.unique(block_N, return_inverse=True)[1]
@@ -166,10 +169,16 @@ def headline(whole: dict[Key, Sums], drawn: Bootstrap) -> dict[str, Any]:
         "dense_over_kc": ("above KC with the same recovery, points", lambda v: v > 0),
         "dense_over_scratch": ("above the same model from scratch, points", lambda v: v > 0),
     }
-    targets = [{"target": text, **found[name], "met": bool(good(found[name]["value"]))} for name, (text, good) in wanted.items()]
+    targets = [
+        {"target": text, **found[name], "met": bool(good(found[name]["value"]))}
+        for name, (text, good) in wanted.items()
+    ]
     aim = {"target": "the aim: 0.97 of the teacher kept at one slot", **found["dense_retention"]}
     targets.append(aim | {"met": found["dense_retention"]["value"] >= 0.97})
-    return {name: row["value"] for name, row in found.items()} | {"targets": targets, "quoted": [TASKS[t] for t in quoted]}
+    return {name: row["value"] for name, row in found.items()} | {
+        "targets": targets,
+        "quoted": [TASKS[t] for t in quoted],
+    }
 
 
 def shapes(found: World) -> dict[int, RingMoE]:
@@ -203,7 +212,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--chips", type=int, default=20_800, help="asked about, shared by the seeds")
     parser.add_argument("--probes", type=int, default=2000, help="chips that probes are fitted on")
-    parser.add_argument("--real", action=argparse.BooleanOptionalAction, default=True, help="pre-train on real sets too")
+    parser.add_argument(
+        "--real", action=argparse.BooleanOptionalAction, default=True, help="pre-train on real sets too"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="of timing")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args()
@@ -228,14 +239,25 @@ def main() -> None:
         "speed_over_flop_ratio": speed["nano"].get("speed_over_flop_ratio"),
         "speed_dense_over_full": speed["nano"]["over_full"],
         "speed": speed,
-        "recipe": vars(recipe) if not hasattr(recipe, "__slots__") else {},
+        "recipe": asdict(recipe),
         "chips_asked": len(found.asked),
         "blocks": len(next(iter(whole.values())).count_G),
         "seeds": seeds,
         "device": str(device()),
         "seconds_in_all": round(time.perf_counter() - begun, 1),
     }
-    print(json.dumps({"name": "prune", "quick": options.quick, "ratio": about["speed_over_flop_ratio"], **figures, **about, **machine()}))
+    print(
+        json.dumps(
+            {
+                "name": "prune",
+                "quick": options.quick,
+                "ratio": about["speed_over_flop_ratio"],
+                **figures,
+                **about,
+                **machine(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -108,7 +108,9 @@ def _optical_scene(land: Landscape, key: str, rng: np.random.Generator) -> np.nd
     if key == "ms":
         noise = sentinel2.NOISE[0] + sentinel2.NOISE[1] * np.abs(seen)
     else:
-        path, through = (np.array(v, np.float32)[rows][:, None, None] for v in (worldview.PATH, worldview.TRANSMITTANCE))
+        path, through = (
+            np.array(v, np.float32)[rows][:, None, None] for v in (worldview.PATH, worldview.TRANSMITTANCE)
+        )
         seen, noise = path + through * seen, np.float32(worldview.NOISE)
     return (seen + noise * rng.standard_normal(seen.shape, np.float32)).astype(np.float32)
 

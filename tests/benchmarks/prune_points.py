@@ -136,9 +136,7 @@ def _on_device(draws: Draws) -> Iterator[Batch]:
         yield {m: chips.to(device()) for m, chips in batch.items()}
 
 
-def points(
-    teacher: Cover, learned: Chipped, contract: DataContract, recipe: Recipe, seed: int
-) -> Iterator[Point]:
+def points(teacher: Cover, learned: Chipped, contract: DataContract, recipe: Recipe, seed: int) -> Iterator[Point]:
     """Everything that is made of a teacher, one after another; models are made when they are asked for."""
     base = sliced(teacher)
     usage = watched(base.backbone, learned, seed)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import timm_reference
@@ -19,6 +16,7 @@ from turns import in_turn
 
 from ringmoe import presets
 from ringmoe.backbone import RingMoE, RingMoEConfig
+from ringmoe.live import most_bytes
 from ringmoe.modality import Modality
 
 OPT = Modality.OPT
@@ -81,21 +79,5 @@ def by_slots(models: dict[int, RingMoE], asked: Chipped, images: int, rounds: in
 
 
 def peak_mb(run: Callable[[], None]) -> float:
-    """Most memory that a call has allocated at once, above what was there before."""
-    if torch.cuda.is_available():
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        torch.cuda.synchronize()
-        return round((torch.cuda.max_memory_allocated() - before) / 1e6, 2)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as watched:
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        watched.export_chrome_trace(str(Path(folder) / "trace.json"))
-        events = json.loads((Path(folder) / "trace.json").read_text())["traceEvents"]
-    steps = [(e["ts"], e["args"]["Bytes"]) for e in events if e.get("name") == "[memory]"]
-    now = most = 0
-    for _, size in sorted(steps, key=lambda step: step[0]):
-        now += size
-        most = max(most, now)
-    return round(most / 1e6, 2)
+    """Most megabytes of tensors that a call has alive at once."""
+    return round(most_bytes(run) / 1e6, 2)
