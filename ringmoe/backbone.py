@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,22 @@ class RingMoEConfig:
             raise ConfigError(
                 "No model has this configuration", item=str(self), enough="; ".join(wrong), todo="see presets"
             )
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> RingMoEConfig:
+        """The configuration that `asdict` wrote, after a way through JSON."""
+        fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in row.items()}
+        if fields.get("survivors") is not None:
+            fields["survivors"] = tuple(
+                Survivors(
+                    tuple(map(tuple, block["specialized"])),
+                    tuple(block["collaborative"]),
+                    tuple(map(tuple, block.get("silent_specialized", ()))),
+                    tuple(block.get("silent_collaborative", ())),
+                )
+                for block in row["survivors"]
+            )
+        return cls(**fields)
 
     def survivors_of(self, block: int, modalities: int) -> Survivors:
         """The routed experts of a block, for a model of that many modalities."""

@@ -22,7 +22,6 @@ from torch import Tensor
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import DataContract
 from ringmoe.errors import CheckpointError, ModelError
-from ringmoe.moe import Survivors
 from ringmoe.shards import SHARD_BYTES, SINGLE, File, damaged, read, write
 
 WEIGHTS = SINGLE
@@ -137,7 +136,7 @@ def load(
     record, digest = _record(path)
     try:
         found = DataContract.from_json(json.dumps(record["contract"]))
-        config = _config(record["config"])
+        config = RingMoEConfig.from_row(record["config"])
         with torch.device("meta"):
             wanted = RingMoE(config, found).state_dict()
         files = [File(**row) for row in record["weights"]["files"]]
@@ -169,16 +168,6 @@ def _record(path: Path) -> tuple[dict[str, Any], str]:
     if missing or record["format"] != FORMAT:
         raise damaged(path / CONFIG, f"not a configuration of format {FORMAT}, missing {sorted(missing) or 'nothing'}")
     return record, hashlib.sha256(raw).hexdigest()
-
-
-def _config(row: Mapping[str, Any]) -> RingMoEConfig:
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-    if fields.get("survivors") is not None:
-        fields["survivors"] = tuple(
-            Survivors(tuple(map(tuple, block["specialized"])), tuple(block["collaborative"]))
-            for block in row["survivors"]
-        )
-    return RingMoEConfig(**fields)
 
 
 def _check_names(path: Path, wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], dtypes: set[str]) -> None:

@@ -25,7 +25,7 @@ class Routes(NamedTuple):
     ids_T: Tensor
     """Expert chosen, counted within the router's full set, pruned ones included."""
     gates_T: Tensor
-    """Un-normalised softmax probability of the expert chosen, float32; 0 where none survives."""
+    """Un-normalised softmax probability of the expert chosen, float32; 0 where none survives or it is silent."""
     scores_TE: Tensor
     """Softmax over the full set, float32."""
     load_ME: Tensor
@@ -62,6 +62,21 @@ class Survivors:
     """Ids kept, for each modality of the model in order."""
     collaborative: tuple[int, ...]
     """Ids kept."""
+    silent_specialized: tuple[tuple[int, ...], ...] = ()
+    """Ids gone whose tokens take nothing instead of their best survivor, for each modality; empty where there are none.
+
+    What they gave on average stands in the shared expert's bias.
+    """
+    silent_collaborative: tuple[int, ...] = ()
+    """The same of the collaborative ones."""
+
+    def __post_init__(self) -> None:
+        if not any(self.silent_specialized):
+            object.__setattr__(self, "silent_specialized", ())
+
+    def silent_of(self, row: int) -> tuple[int, ...]:
+        """Silent specialized experts of a modality."""
+        return self.silent_specialized[row] if self.silent_specialized else ()
 
     @property
     def slots(self) -> int:
@@ -74,7 +89,7 @@ class Router(nn.Module):
 
     The gate is the probability itself, not normalised by the sum of those chosen, so that the task's loss reaches the
     router. Pruned experts keep their place in the softmax: a token whose expert is gone takes its best survivor with
-    that survivor's own probability.
+    that survivor's own probability, or nothing where the expert is silent.
 
     Parameters
     ----------
@@ -86,29 +101,56 @@ class Router(nn.Module):
         Surviving ids, per router.
     first
         Place of the first survivor in the stack of experts.
+    silent
+        Ids, per router, of experts gone whose tokens take nothing; empty where there are none.
     """
 
     alive_RE: Tensor
     slot_RE: Tensor
+    silent_RE: Tensor | None
     constant_gate: bool = False
     """Ablation alone: every gate is 1, as in the public code, and the task's loss never reaches the router."""
 
-    def __init__(self, dim: int, experts: int, kept: tuple[tuple[int, ...], ...], first: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        experts: int,
+        kept: tuple[tuple[int, ...], ...],
+        first: int,
+        silent: tuple[tuple[int, ...], ...] = (),
+    ) -> None:
         super().__init__()
         self.experts, self.whole = experts, all(len(ids) == experts for ids in kept)
         self.weight = nn.Parameter(torch.empty(len(kept), experts, dim))
         nn.init.trunc_normal_(self.weight, std=0.02)
         self.register_buffer("alive_RE", None, persistent=False)
         self.register_buffer("slot_RE", None, persistent=False)
-        self.keep(kept, first, self.weight.device)
+        self.register_buffer("silent_RE", None, persistent=False)
+        self.keep(kept, first, self.weight.device, silent)
 
-    def keep(self, kept: tuple[tuple[int, ...], ...], first: int, device: torch.device | str) -> None:
-        """Set which experts survive and where they stand in the stack; no parameter changes."""
-        alive_RE = torch.zeros(len(kept), self.experts, dtype=torch.bool, device="cpu")
-        for row, ids in enumerate(kept):
-            alive_RE[row, list(ids)] = True
-        slot_RE = (alive_RE.flatten().cumsum(0) - 1).clamp(min=0).view_as(alive_RE) + first
+    def keep(
+        self,
+        kept: tuple[tuple[int, ...], ...],
+        first: int,
+        device: torch.device | str,
+        silent: tuple[tuple[int, ...], ...] = (),
+    ) -> None:
+        """Set which experts survive and where they stand in the stack; no parameter changes.
+
+        Of one that is gone stands there a survivor of its own router, so that who else shares the stack changes no bit.
+        """
+        alive_RE = self._marked(kept)
+        count_R = alive_RE.sum(1)
+        start_R1 = (count_R.cumsum(0) - count_R)[:, None]
+        slot_RE = (start_R1 + (alive_RE.cumsum(1) - 1).clamp(min=0)).clamp(max=max(int(count_R.sum()) - 1, 0)) + first
         self.alive_RE, self.slot_RE = alive_RE.to(device), slot_RE.to(device)
+        self.silent_RE = self._marked(silent).to(device) if any(silent) else None
+
+    def _marked(self, ids: tuple[tuple[int, ...], ...]) -> Tensor:
+        marked_RE = torch.zeros(len(ids), self.experts, dtype=torch.bool, device="cpu")
+        for row, mine in enumerate(ids):
+            marked_RE[row, list(mine)] = True
+        return marked_RE
 
     def forward(self, x_TC: Tensor, groups: TokenGroups) -> tuple[Routes, Tensor]:
         """Routes of the tokens, and the place in the stack of the expert each was sent to."""
@@ -119,10 +161,12 @@ class Router(nn.Module):
             lse_T = torch.logsumexp(logits_TE, -1)
             counted_MT = groups.counted_MT.to(exact)
             router_T = groups.modality_T if len(self.weight) > 1 else torch.zeros_like(groups.modality_T)
-            offered_TE = scores_TE if self.whole else scores_TE.where(self.alive_RE[router_T], -1.0)
+            offered_TE = scores_TE if self.whole else scores_TE.where(self._offered_RE()[router_T], -1.0)
             best_T, ids_T = offered_TE.max(-1)
             chosen_TE = F.one_hot(ids_T, self.experts).to(exact)
             gates_T = best_T if self.whole else best_T.clamp(min=0)
+            if self.silent_RE is not None:
+                gates_T = gates_T.where(self.alive_RE[router_T, ids_T], 0.0)
             routes = Routes(
                 ids_T=ids_T,
                 gates_T=(gates_T > 0).to(exact) if self.constant_gate else gates_T,
@@ -132,6 +176,9 @@ class Router(nn.Module):
                 z_M=counted_MT @ lse_T.square(),
             )
         return routes, self.slot_RE[router_T, ids_T]
+
+    def _offered_RE(self) -> Tensor:
+        return self.alive_RE if self.silent_RE is None else self.alive_RE | self.silent_RE
 
     def _logits(self, x_TC: Tensor, weight_REC: Tensor, runs: tuple[tuple[int, int], ...]) -> Tensor:
         """One product per modality present, so that a model of fewer modalities gives the same bits."""
@@ -190,8 +237,11 @@ class RingMoELayer(nn.Module):
     ) -> None:
         super().__init__()
         first, common = sum(map(len, survivors.specialized)), (survivors.collaborative,)
-        self.specialized = Router(dim, specialized, survivors.specialized, 0) if first else None
-        self.collaborative = Router(dim, collaborative, common, first) if survivors.collaborative else None
+        quiet = (survivors.silent_collaborative,)
+        self.specialized = (
+            Router(dim, specialized, survivors.specialized, 0, survivors.silent_specialized) if first else None
+        )
+        self.collaborative = Router(dim, collaborative, common, first, quiet) if survivors.collaborative else None
         self.experts = Experts(dim, hidden, survivors.slots) if survivors.slots else None
         self.shared = (
             nn.Sequential(nn.Linear(dim, shared * hidden), nn.GELU(), nn.Linear(shared * hidden, dim))
@@ -202,9 +252,10 @@ class RingMoELayer(nn.Module):
     def keep(self, survivors: Survivors, device: torch.device | str) -> None:
         """Set anew where the routers' survivors stand, as after building the layer without memory."""
         if self.specialized is not None:
-            self.specialized.keep(survivors.specialized, 0, device)
+            self.specialized.keep(survivors.specialized, 0, device, survivors.silent_specialized)
         if self.collaborative is not None:
-            self.collaborative.keep((survivors.collaborative,), sum(map(len, survivors.specialized)), device)
+            first, quiet = sum(map(len, survivors.specialized)), (survivors.silent_collaborative,)
+            self.collaborative.keep((survivors.collaborative,), first, device, quiet)
 
     def forward(self, x_TC: Tensor, groups: TokenGroups) -> tuple[Tensor, Routing]:
         """The sum of the experts' answers, (T, C), and where the tokens went."""

@@ -1,33 +1,40 @@
 """Expert usage -> fewer experts -> a smaller RingMoE; the parent is never touched.
 
-Shape legend: T token, C width, H hidden width, M modality, E expert of a router, S slot in the stack of experts.
+Shape legend: C width, H hidden width, E slot in the stack of experts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ringmoe.backbone import Block, RingMoE
+from ringmoe.criteria import Criterion, Dropped, Router, left_bias, to_keep
 from ringmoe.errors import PruneError
+from ringmoe.integrate import Method, integrate
 from ringmoe.modality import Modality
 from ringmoe.moe import Survivors
-from ringmoe.usage import ExpertUsage, Network, Usage, networks, profile
+from ringmoe.usage import Usage, profile
 
-__all__ = ["Usage", "integrate", "keep_collaborative", "keep_experts", "profile", "slice_modalities"]
+__all__ = [
+    "Criterion",
+    "Dropped",
+    "Method",
+    "Usage",
+    "block_tensors",
+    "integrate",
+    "keep_collaborative",
+    "keep_experts",
+    "profile",
+    "slice_modalities",
+    "survivors_of_blocks",
+    "with_survivors",
+]
 
-Criterion = Literal["usage", "norm"]
-"""Keep by how often an expert is chosen, as in the paper, or by what it adds: share times gate times output norm."""
-
-Method = Literal["neurons", "kc", "ks", "ka"]
-"""Keep the hidden units that matter; compress each expert by SVD; select one expert; average the experts."""
-
-RANK_STEP = 8
-"""Ranks that an expert is compressed to are multiples of this."""
+STACKS = ("w1_ECH", "b1_EH", "w2_EHC", "b2_EC")
 
 
 def slice_modalities(model: RingMoE, keep: Sequence[Modality]) -> RingMoE:
@@ -46,8 +53,15 @@ def slice_modalities(model: RingMoE, keep: Sequence[Modality]) -> RingMoE:
             todo="name modalities that the checkpoint has learned",
         )
     rows = [i for i, m in enumerate(model.modalities) if m in keep]
-    left = [Survivors(tuple(old.specialized[i] for i in rows), old.collaborative) for old in survivors_of_blocks(model)]
-    return _select(model, rows, left)
+    left = [
+        replace(
+            old,
+            specialized=tuple(old.specialized[i] for i in rows),
+            silent_specialized=tuple(old.silent_of(i) for i in rows),
+        )
+        for old in survivors_of_blocks(model)
+    ]
+    return _select(model, rows, left, {})
 
 
 def keep_experts(
@@ -57,10 +71,12 @@ def keep_experts(
     specialized: int | float | None = None,
     collaborative: int | float | None = None,
     criterion: Criterion = "usage",
+    dropped: Dropped = "survivor",
 ) -> RingMoE:
     """A model with the most active experts of each kind left in every block.
 
-    Routers keep their full softmax: a token whose expert is gone takes its best survivor with that one's probability.
+    Routers keep their full softmax: a token whose expert is gone takes its best survivor with that one's probability,
+    or nothing, and what the experts gone gave on average goes into the shared expert's bias.
 
     Parameters
     ----------
@@ -70,19 +86,30 @@ def keep_experts(
         Experts to keep per router: a number (int), or a share of those left (float, at least one is kept); None for
         all.
     criterion
-        What is active.
+        What is active; by error, the experts kept are those that, together, lose the least.
+    dropped
+        What becomes of the tokens of experts that go. Means are exact for what was profiled: the mean output of a layer
+        stays, over the modalities together, as long as what comes into it does.
+
+    Raises
+    ------
+    PruneError
+        The profile is of another model, there are not so many experts, or none is shared that could take the means.
     """
-    _check_usage(model, usage)
+    usage.check(model)
     left = []
-    for old, modal, common in zip(survivors_of_blocks(model), usage.specialized, usage.collaborative, strict=True):
-        kept_modal, kept_common = old.specialized, old.collaborative
-        if specialized is not None and modal is not None:
-            score_ME = _scores(modal, criterion)
-            kept_modal = tuple(_best(score_ME[m], ids, specialized) for m, ids in enumerate(old.specialized))
-        if collaborative is not None and common is not None:
-            kept_common = _best(usage.share_M @ _scores(common, criterion), old.collaborative, collaborative)
-        left.append(Survivors(kept_modal, kept_common))
-    return _select(model, list(range(len(model.modalities))), left)
+    for block, old in enumerate(survivors_of_blocks(model)):
+        modal, common = old.specialized, old.collaborative
+        if specialized is not None and usage.specialized[block] is not None:
+            rows = [Router(block, "specialized", row) for row in range(len(old.specialized))]
+            modal = tuple(
+                to_keep(usage, r, _count(specialized, old.specialized[r.row]), criterion, dropped) for r in rows
+            )
+        if collaborative is not None and usage.collaborative[block] is not None:
+            count = _count(collaborative, old.collaborative)
+            common = to_keep(usage, Router(block, "collaborative"), count, criterion, dropped)
+        left.append(without(old, Survivors(modal, common), dropped))
+    return _keep(model, usage, left)
 
 
 def keep_collaborative(model: RingMoE, usage: Usage, keep: int | float = 0.25) -> RingMoE:
@@ -90,20 +117,22 @@ def keep_collaborative(model: RingMoE, usage: Usage, keep: int | float = 0.25) -
     return keep_experts(model, usage, collaborative=keep)
 
 
-def _scores(used: ExpertUsage, criterion: Criterion) -> Tensor:
-    return used.usage_ME if criterion == "usage" else used.usage_ME * used.norm_ME
+def _count(keep: int | float, ids: tuple[int, ...]) -> int:
+    return keep if isinstance(keep, int) else max(1, round(keep * len(ids)))
 
 
-def _best(score_E: Tensor, ids: tuple[int, ...], keep: int | float) -> tuple[int, ...]:
-    count = keep if isinstance(keep, int) else max(1, round(keep * len(ids)))
-    if not 0 <= count <= len(ids):
-        raise PruneError(
-            f"{keep} experts cannot be kept",
-            item=f"a router with {len(ids)} experts left",
-            enough=f"a number from 0 to {len(ids)}, or a share from 0.0 to 1.0",
-            todo="ask for fewer",
-        )
-    return tuple(sorted(sorted(ids, key=lambda e: (-float(score_E[e]), e))[:count]))
+def without(old: Survivors, kept: Survivors, dropped: Dropped) -> Survivors:
+    """Survivors of which some go, and whose tokens take the next best or nothing; those silent before stay so."""
+    modal, common = list(map(old.silent_of, range(len(old.specialized)))), old.silent_collaborative
+    if dropped == "mean":
+        pairs = zip(old.specialized, kept.specialized, modal, strict=True)
+        modal = [_joined(had, keep, silent) for had, keep, silent in pairs]
+        common = _joined(old.collaborative, kept.collaborative, common)
+    return replace(kept, silent_specialized=tuple(modal), silent_collaborative=common)
+
+
+def _joined(had: tuple[int, ...], keep: tuple[int, ...], silent: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted({*had, *silent} - {*keep}))
 
 
 def survivors_of_blocks(model: RingMoE) -> list[Survivors]:
@@ -111,177 +140,107 @@ def survivors_of_blocks(model: RingMoE) -> list[Survivors]:
     return [model.config.survivors_of(i, len(model.modalities)) for i in range(len(model.blocks()))]
 
 
-def _select(model: RingMoE, rows: list[int], left: list[Survivors]) -> RingMoE:
+def with_survivors(model: RingMoE, usage: Usage, left: Sequence[Survivors]) -> RingMoE:
+    """The model with these experts in its blocks, as `ringmoe.budget` chooses them; means of those newly silent kept.
+
+    Raises
+    ------
+    PruneError
+        The profile is of another model, a block is to keep what it has not, or no shared expert could take the means.
+    """
+    usage.check(model)
+    return _keep(model, usage, left)
+
+
+def _keep(model: RingMoE, usage: Usage, left: Sequence[Survivors]) -> RingMoE:
+    olds = survivors_of_blocks(model)
+    wrong = [i for i, (old, new) in enumerate(zip(olds, left, strict=True)) if not _within(old, new)]
+    if wrong:
+        raise PruneError(
+            f"Block {wrong[0]} cannot keep experts that it has not",
+            item=str(left[wrong[0]]),
+            enough=f"some of {olds[wrong[0]]}",
+            todo="choose survivors from a profile of this model",
+        )
+    biases = {i: silenced(usage, i, old, new) for i, (old, new) in enumerate(zip(olds, left, strict=True))}
+    found = {i: bias_C for i, bias_C in biases.items() if bias_C is not None}
+    if found and not model.config.shared:
+        raise PruneError(
+            "There is no shared expert whose bias could take the means",
+            item=f"a model of {', '.join(model.modalities)}",
+            enough="one shared expert",
+            todo="let tokens take their best survivor",
+        )
+    return _select(model, list(range(len(model.modalities))), left, found)
+
+
+def _within(old: Survivors, new: Survivors) -> bool:
+    pairs = [(old.collaborative, new.collaborative), *zip(old.specialized, new.specialized, strict=True)]
+    return all(set(mine) <= set(had) for had, mine in pairs)
+
+
+def silenced(usage: Usage, block: int, old: Survivors, new: Survivors) -> Tensor | None:
+    """What the experts that fall silent gave on average, (C,), for the shared expert's bias; None where none does."""
+    routers = [(Router(block, "collaborative"), old.collaborative, new.silent_collaborative)]
+    for row, had in enumerate(old.specialized):
+        routers.append((Router(block, "specialized", row), had, new.silent_of(row)))
+    gone = [(router, tuple(e for e in had if e in silent)) for router, had, silent in routers]
+    terms = [left_bias(usage, router, ids) for router, ids in gone if ids]
+    return torch.stack(terms).sum(0) if terms else None
+
+
+def block_tensors(
+    tensors: Mapping[str, Tensor], old: Survivors, new: Survivors, rows: Sequence[int], bias_C: Tensor | None = None
+) -> dict[str, Tensor]:
+    """The experts' part of one block, cut down; what stays as it is comes back as it is, without a copy.
+
+    Parameters
+    ----------
+    tensors
+        Of a block's `experts`, by their names in it, as in `experts.w1_ECH` or `shared.2.bias`.
+    old, new
+        Routed experts it has and keeps.
+    rows
+        Modalities it keeps, by their places in the old model.
+    bias_C
+        Added to the shared expert's bias.
+    """
+    kinds = {"specialized.weight": any(new.specialized), "collaborative.weight": bool(new.collaborative)}
+    kinds |= {f"experts.{name}": new.slots > 0 for name in STACKS}
+    found = {name: tensor for name, tensor in tensors.items() if kinds.get(name, True)}
+    slots = _slots(old, new, rows)
+    for name in (f"experts.{stack}" for stack in STACKS):
+        if name in found and slots != list(range(old.slots)):
+            found[name] = found[name][torch.tensor(slots, device=found[name].device)]
+    if "specialized.weight" in found and list(rows) != list(range(len(old.specialized))):
+        found["specialized.weight"] = found["specialized.weight"][list(rows)]
+    if bias_C is not None:
+        bias = found["shared.2.bias"]
+        found["shared.2.bias"] = (bias.double() + bias_C.to(bias.device)).to(bias.dtype)
+    return found
+
+
+def _select(model: RingMoE, rows: list[int], left: Sequence[Survivors], biases: Mapping[int, Tensor]) -> RingMoE:
     """The model of some modalities (by row) and some routed experts; tensors are copied."""
     config = replace(model.config, survivors=None)
     contract = model.contract.only([model.modalities[i] for i in rows])
     if any(new != config.survivors_of(i, len(rows)) for i, new in enumerate(left)):
         config = replace(config, survivors=tuple(left))
+    tensors = {name: t.detach() for name, t in model.state_dict().items()}
+    places = {id(block): f"{name}.experts." for name, block in model.named_modules() if isinstance(block, Block)}
+    for index, (block, old, new) in enumerate(zip(model.blocks(), survivors_of_blocks(model), left, strict=True)):
+        prefix = places[id(block)]
+        mine = {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
+        cut = block_tensors(mine, old, new, rows, biases.get(index))
+        tensors |= {prefix + name: tensor for name, tensor in cut.items()}
     with torch.device("meta"):
-        wanted = set(RingMoE(config, contract).state_dict())
-    tensors = {name: t.detach().clone() for name, t in model.state_dict().items() if name in wanted}
-    places = {id(block): name for name, block in model.named_modules() if isinstance(block, Block)}
-    for block, old, new in zip(model.blocks(), survivors_of_blocks(model), left, strict=True):
-        name = places[id(block)]
-        index = torch.tensor(_slots(old, new, rows), dtype=torch.long)
-        for key in (f"{name}.experts.experts.{part}" for part in ("w1_ECH", "b1_EH", "w2_EHC", "b2_EC")):
-            if key in tensors:
-                tensors[key] = tensors[key][index.to(tensors[key].device)]
-        key = f"{name}.experts.specialized.weight"
-        if key in tensors:
-            tensors[key] = tensors[key][rows].clone()
-    return RingMoE.from_tensors(config, contract, tensors)
+        wanted = RingMoE(config, contract).state_dict()
+    return RingMoE.from_tensors(config, contract, {name: tensors[name].clone() for name in wanted})
 
 
-def _slots(old: Survivors, new: Survivors, rows: list[int]) -> list[int]:
+def _slots(old: Survivors, new: Survivors, rows: Sequence[int]) -> list[int]:
     """Places in the old stack of the experts of the new one, in the new one's order."""
     order = [(m, e) for m, ids in enumerate(old.specialized) for e in ids] + [(-1, e) for e in old.collaborative]
     place = {expert: i for i, expert in enumerate(order)}
     wanted = [(rows[m], e) for m, ids in enumerate(new.specialized) for e in ids] + [(-1, e) for e in new.collaborative]
     return [place[expert] for expert in wanted]
-
-
-def _check_usage(model: RingMoE, usage: Usage) -> None:
-    if usage.config != model.config or usage.contract_digest != model.contract.digest():
-        raise PruneError(
-            "The profile is of another model",
-            item=f"a profile over {', '.join(usage.modalities)}, a model of {', '.join(model.modalities)}",
-            enough="a profile of this very model, after its last pruning",
-            todo="profile the model again",
-        )
-
-
-def integrate(model: RingMoE, usage: Usage, method: Method = "neurons") -> RingMoE:
-    """One dense network per block, of the hidden width of a single expert: a plain Swin V2.
-
-    A routed expert reaches the output times its share of the tokens times its mean gate, the shared one times 1; every
-    method folds that weight in. Network by network, the methods are
-
-    - neurons: of all hidden units, those with the greatest weight * |w2| * std(activation); what the others give on
-      average stays in the bias.
-    - kc: first matrix U_r^T W1, second w W2 U_r, with U of the singular value decomposition of W1 (H x C), and ranks
-      given where w times the singular value is greatest (knowledge gathering, arXiv 2201.10890).
-    - ks: the one network with the greatest weight.
-    - ka: the weighted average.
-
-    Raises
-    ------
-    PruneError
-        The profile is of another model, or the method is unknown.
-    """
-    _check_usage(model, usage)
-    methods = {"neurons": _neurons, "kc": _compress, "ks": _choose, "ka": _average}
-    if method not in methods:
-        raise PruneError(
-            f"There is no method {method}", item="integrate", enough=", ".join(methods), todo="name one of them"
-        )
-    config = replace(model.config, specialized=0, collaborative=0, shared=1, survivors=None)
-    places = {id(block): name for name, block in model.named_modules() if isinstance(block, Block)}
-    with torch.device("meta"):
-        wanted = set(RingMoE(config, model.contract).state_dict())
-    tensors = {name: t.detach().clone() for name, t in model.state_dict().items() if name in wanted}
-    for index, block in enumerate(model.blocks()):
-        parts = _weighted(model, usage, index)
-        hidden = block.norm1.weight.numel() * config.mlp_ratio
-        dense = methods[method](parts, hidden)
-        key, like = f"{places[id(block)]}.experts.shared", block.norm1.weight
-        for name, value in (
-            ("0.weight", dense.w1_CH.t()),
-            ("0.bias", dense.b1_H),
-            ("2.weight", dense.w2_HC.t()),
-            ("2.bias", dense.b2_C),
-        ):
-            tensors[f"{key}.{name}"] = value.to(like).contiguous()
-    return RingMoE.from_tensors(config, model.contract, tensors)
-
-
-class _Part(NamedTuple):
-    """One network of a block and what it weighs in the block's output, float64."""
-
-    network: Network
-    weight: float
-    mean_H: Tensor
-    std_H: Tensor
-
-
-def _weighted(model: RingMoE, usage: Usage, index: int) -> list[_Part]:
-    """The networks of a block with their weights and moments; several shared experts stand as as many networks."""
-    layer, kept = model.blocks()[index].experts, survivors_of_blocks(model)[index]
-    weights: list[float] = []
-    modal, common = usage.specialized[index], usage.collaborative[index]
-    if modal is not None:
-        share_ME = usage.share_M[:, None] * modal.usage_ME * modal.gate_ME
-        weights += [float(share_ME[m, e]) for m, ids in enumerate(kept.specialized) for e in ids]
-    if common is not None:
-        share_E = usage.share_M @ (common.usage_ME * common.gate_ME)
-        weights += [float(share_E[e]) for e in kept.collaborative]
-    found = []
-    exact = [Network(*(t.detach().double().cpu() for t in network)) for network in networks(layer)]
-    for slot, network in enumerate(exact):
-        mean_H, std_H = usage.units[index].mean[slot], usage.units[index].std[slot]
-        if slot < len(weights):
-            found.append(_Part(network, weights[slot], mean_H, std_H))
-            continue
-        count = model.config.shared
-        pieces = zip(
-            network.w1_CH.chunk(count, 1),
-            network.b1_H.chunk(count),
-            network.w2_HC.chunk(count),
-            mean_H.chunk(count),
-            std_H.chunk(count),
-            strict=True,
-        )
-        found += [_Part(Network(w1, b1, w2, network.b2_C / count), 1.0, m, s) for w1, b1, w2, m, s in pieces]
-    return found
-
-
-def _stack(parts: list[_Part]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All networks side by side along the hidden axis, weights folded into the second matrix and bias."""
-    return (
-        torch.cat([p.network.w1_CH for p in parts], 1),
-        torch.cat([p.network.b1_H for p in parts]),
-        torch.cat([p.weight * p.network.w2_HC for p in parts]),
-        torch.stack([p.weight * p.network.b2_C for p in parts]).sum(0),
-    )
-
-
-def _neurons(parts: list[_Part], hidden: int) -> Network:
-    w1_CX, b1_X, w2_XC, b2_C = _stack(parts)
-    mean_X, std_X = torch.cat([p.mean_H for p in parts]), torch.cat([p.std_H for p in parts])
-    order_X = torch.argsort(w2_XC.norm(dim=1) * std_X, descending=True, stable=True)
-    keep, drop = order_X[:hidden].sort().values, order_X[hidden:]
-    return Network(w1_CX[:, keep], b1_X[keep], w2_XC[keep], b2_C + mean_X[drop] @ w2_XC[drop])
-
-
-def _compress(parts: list[_Part], hidden: int) -> Network:
-    decomposed = [torch.linalg.svd(p.network.w1_CH.t(), full_matrices=False) for p in parts]
-    offers = [
-        (-part.weight * float(values[start : start + RANK_STEP].norm()), start, i)
-        for i, (part, (_, values, _)) in enumerate(zip(parts, decomposed, strict=True))
-        for start in range(0, len(values) // RANK_STEP * RANK_STEP, RANK_STEP)
-    ]
-    ranks = [0] * len(parts)
-    for _, _, i in sorted(offers)[: hidden // RANK_STEP]:
-        ranks[i] += RANK_STEP
-    small = []
-    for part, (u_HC, _, _), rank in zip(parts, decomposed, ranks, strict=True):
-        u_HR, network = u_HC[:, :rank], part.network
-        w1_CR, w2_RC = network.w1_CH @ u_HR, u_HR.t() @ network.w2_HC
-        small.append(part._replace(network=Network(w1_CR, network.b1_H @ u_HR, w2_RC, network.b2_C)))
-    w1_CX, b1_X, w2_XC, b2_C = _stack(small)
-    rest = hidden - len(b1_X)
-    pad = torch.nn.functional.pad
-    return Network(pad(w1_CX, (0, rest)), pad(b1_X, (0, rest)), pad(w2_XC, (0, 0, 0, rest)), b2_C)
-
-
-def _choose(parts: list[_Part], hidden: int) -> Network:
-    best = max(parts, key=lambda p: p.weight)
-    return Network(*_stack([best]))
-
-
-def _average(parts: list[_Part], hidden: int) -> Network:
-    total = sum(p.weight for p in parts) or 1.0
-    w1_CH = torch.stack([p.weight / total * p.network.w1_CH for p in parts]).sum(0)
-    b1_H = torch.stack([p.weight / total * p.network.b1_H for p in parts]).sum(0)
-    w2_HC = torch.stack([p.weight * p.network.w2_HC for p in parts]).sum(0)
-    return Network(w1_CH, b1_H, w2_HC, _stack(parts)[3])

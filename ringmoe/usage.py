@@ -1,73 +1,34 @@
-"""What a model's experts do with given data: how often, how strongly, and with which hidden units.
+"""What a model's experts do with given data: how often, how strongly, what is lost without them, and with which units.
 
-Shape legend: T token, C width, H hidden width, M modality, E expert of a router.
+Shape legend: M modality, E expert of a router, L block, C width, H hidden width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.errors import PruneError
 from ringmoe.modality import Batch, Modality
-from ringmoe.moe import RingMoELayer, Router, TokenGroups
+from ringmoe.tally import ExpertUsage, LayerUsage, Network, Tally, UnitUsage, networks, routers
 
-
-class Network(NamedTuple):
-    """The weights of one expert: gelu(x w1 + b1) w2 + b2."""
-
-    w1_CH: Tensor
-    """First matrix."""
-    b1_H: Tensor
-    """First bias."""
-    w2_HC: Tensor
-    """Second matrix."""
-    b2_C: Tensor
-    """Second bias."""
-
-
-def networks(layer: RingMoELayer) -> list[Network]:
-    """The routed experts of a layer, by slot, and then its shared network; views, no copy."""
-    found = []
-    if layer.experts is not None:
-        stacks = (layer.experts.w1_ECH, layer.experts.b1_EH, layer.experts.w2_EHC, layer.experts.b2_EC)
-        found = [Network(*(stack[slot] for stack in stacks)) for slot in range(len(stacks[0]))]
-    if layer.shared is not None:
-        state = dict(layer.shared.named_parameters())
-        found.append(Network(state["0.weight"].t(), state["0.bias"], state["2.weight"].t(), state["2.bias"]))
-    return found
-
-
-def routers(layer: RingMoELayer) -> dict[str, Router]:
-    """The routers a layer has, by kind."""
-    found = {"specialized": layer.specialized, "collaborative": layer.collaborative}
-    return {kind: router for kind, router in found.items() if router is not None}
-
-
-class ExpertUsage(NamedTuple):
-    """What the experts of one kind did in one block, float64."""
-
-    usage_ME: Tensor
-    """Share of a modality's tokens sent to each expert; rows of modalities seen sum to 1."""
-    gate_ME: Tensor
-    """Mean gate of those tokens; 0 where there were none."""
-    norm_ME: Tensor
-    """Mean of gate times norm of the expert's output over those tokens; 0 where there were none."""
-
-
-class UnitUsage(NamedTuple):
-    """What the hidden units of a block's networks did: those of the routed experts by slot, then the shared one's."""
-
-    mean: tuple[Tensor, ...]
-    """Mean activation over the tokens sent to the network, (H,) each."""
-    std: tuple[Tensor, ...]
-    """Its standard deviation."""
+__all__ = [
+    "ExpertUsage",
+    "LayerUsage",
+    "Network",
+    "UnitUsage",
+    "Usage",
+    "networks",
+    "profile",
+    "routers",
+    "similarity",
+    "weights_digest",
+]
 
 
 @dataclass(frozen=True)
@@ -84,22 +45,39 @@ class Usage:
     """One per block."""
     units: tuple[UnitUsage, ...]
     """One per block."""
+    layers: tuple[LayerUsage, ...]
+    """One per block."""
     config: RingMoEConfig
     """Of the model profiled."""
     contract_digest: str
     """Of the model profiled."""
+    weights_digest: str
+    """Of the model profiled: `weights_digest` of its tensors."""
 
     @property
     def share_M(self) -> Tensor:
         """Share of each modality among the tokens."""
         return self.tokens_M / self.tokens_M.sum()
 
+    def check(self, model: RingMoE) -> None:
+        """PruneError where the profile is of another model, or of other weights of this one."""
+        same = self.config == model.config and self.contract_digest == model.contract.digest()
+        if same and self.weights_digest == weights_digest(model.state_dict()):
+            return
+        raise PruneError(
+            "The profile is of another model" if not same else "The profile is of another checkpoint of this model",
+            item=f"a profile over {', '.join(self.modalities)}, a model of {', '.join(model.modalities)}",
+            enough="a profile of this very model, after its last pruning and training",
+            todo="profile the model again",
+        )
+
 
 @torch.no_grad()
 def profile(model: RingMoE, batches: Iterable[Batch]) -> Usage:
-    """How often, how strongly and with which hidden units every expert is used on unmasked chips.
+    """How often, how strongly and with which hidden units every expert is used on unmasked chips, and its absence felt.
 
-    Tokens that saw only no-data are left out.
+    Tokens that saw only no-data are left out. All survivors of a router see all its tokens, so that the layer's output
+    without any of them is known, not estimated; what one layer loses is told as if all others were whole.
 
     Raises
     ------
@@ -107,7 +85,7 @@ def profile(model: RingMoE, batches: Iterable[Batch]) -> Usage:
         The batches hold no measured pixel.
     """
     blocks, training = model.blocks(), model.training
-    tallies = [_Tally(block.experts, len(model.modalities)) for block in blocks]
+    tallies = [Tally(block.experts, len(model.modalities)) for block in blocks]
     hooks = [b.experts.register_forward_hook(t.add) for b, t in zip(blocks, tallies, strict=True)]
     try:
         model.eval()
@@ -129,68 +107,52 @@ def profile(model: RingMoE, batches: Iterable[Batch]) -> Usage:
         specialized=tuple(t.experts("specialized") for t in tallies),
         collaborative=tuple(t.experts("collaborative") for t in tallies),
         units=tuple(t.units() for t in tallies),
+        layers=tuple(t.whole() for t in tallies),
         config=model.config,
         contract_digest=model.contract.digest(),
+        weights_digest=weights_digest(model.state_dict()),
     )
 
 
-class _Tally:
-    """Running sums over one block."""
+def similarity(usage: Usage) -> Tensor:
+    """How alike modalities choose collaborative experts, (M, M): 1 alike, 0 no expert in common, NaN not seen.
 
-    def __init__(self, layer: RingMoELayer, modalities: int) -> None:
-        self.layer = layer
-        self.tokens_M = torch.zeros(modalities, dtype=torch.float64)
-        self.sums: dict[str, Tensor] = {}
-        for kind, router in routers(layer).items():
-            self.sums[kind] = torch.zeros(3, modalities, router.experts, dtype=torch.float64)
-        widths = [network.w1_CH.shape[1] for network in networks(layer)]
-        self.moments = [torch.zeros(3, width, dtype=torch.float64) for width in widths]
+    1 - sqrt(JS), averaged over blocks; JS = H((p + q) / 2) - (H(p) + H(q)) / 2 in bits is the divergence of Jensen and
+    Shannon between the shares p and q of two modalities' tokens (Lin 1991, IEEE Trans. Inf. Theory 37(1)), whose root
+    is a distance (Endres and Schindelin 2003, ibid. 49(7)).
 
-    def add(self, layer: nn.Module, args: tuple[Tensor, TokenGroups], output: tuple[Tensor, NamedTuple]) -> None:
-        """Forward hook of a layer."""
-        x_TC, groups = args
-        counted_T = groups.counted_MT.sum(0) > 0
-        x_TC, modality_T = x_TC[counted_T], groups.modality_T[counted_T]
-        size = len(self.tokens_M)
-        self.tokens_M += torch.bincount(modality_T, minlength=size).cpu()
-        parts = networks(self.layer)
-        for kind, router in routers(self.layer).items():
-            routes = getattr(output[1], kind)
-            gates_T, ids_T = routes.gates_T[counted_T], routes.ids_T[counted_T]
-            slots_T = router.slot_RE[modality_T if len(router.slot_RE) > 1 else torch.zeros_like(modality_T), ids_T]
-            for slot in slots_T.unique().tolist():
-                at = slots_T == slot
-                y_TC = self._moments(slot, parts[slot], x_TC[at])
-                expert, of = int(ids_T[at][0]), modality_T[at]
-                weight_T = gates_T[at].double()
-                for i, value_T in enumerate((torch.ones_like(weight_T), weight_T, weight_T * y_TC.norm(dim=-1))):
-                    self.sums[kind][i, :, expert] += torch.bincount(of, value_T, minlength=size).cpu()
-        for slot in range(self.layer_slots, len(parts)):
-            self._moments(slot, parts[slot], x_TC)
-
-    @property
-    def layer_slots(self) -> int:
-        """Routed experts in the stack."""
-        return 0 if self.layer.experts is None else len(self.layer.experts.w1_ECH)
-
-    def _moments(self, slot: int, network: Network, x_TC: Tensor) -> Tensor:
-        h_TH = F.gelu(x_TC @ network.w1_CH + network.b1_H)
-        h = h_TH.double()
-        self.moments[slot] += torch.stack([torch.full_like(h[0], len(h)), h.sum(0), h.square().sum(0)]).cpu()
-        return h_TH @ network.w2_HC + network.b2_C
-
-    def experts(self, kind: str) -> ExpertUsage | None:
-        """Means of one kind."""
-        if kind not in self.sums:
-            return None
-        count_ME, gate_ME, norm_ME = self.sums[kind]
-        some_ME = count_ME.clamp(min=1)
-        return ExpertUsage(count_ME / count_ME.sum(1, keepdim=True).clamp(min=1), gate_ME / some_ME, norm_ME / some_ME)
-
-    def units(self) -> UnitUsage:
-        """Means and deviations of the hidden units."""
-        means = tuple(total / count.clamp(min=1) for count, total, _ in self.moments)
-        variances = (
-            square / count.clamp(min=1) - mean**2 for (count, _, square), mean in zip(self.moments, means, strict=True)
+    Raises
+    ------
+    PruneError
+        No block has collaborative experts.
+    """
+    tables = [used.usage_ME for used in usage.collaborative if used is not None]
+    if not tables:
+        raise PruneError(
+            "Modalities cannot be compared by their routes",
+            item="a model without collaborative experts",
+            enough="a router that all modalities share, in one block",
+            todo="profile the model before its collaborative experts are pruned",
         )
-        return UnitUsage(means, tuple(v.clamp(min=0).sqrt() for v in variances))
+    p_LME = torch.stack(tables)
+    p_LMME, q_LMME = p_LME[:, :, None], p_LME[:, None]
+    divergence_LMM = _bits((p_LMME + q_LMME) / 2) - (_bits(p_LMME) + _bits(q_LMME)) / 2
+    alike_MM = (1 - divergence_LMM.clamp(0, 1).sqrt()).mean(0)
+    unseen_M = usage.tokens_M == 0
+    return alike_MM.masked_fill(unseen_M[:, None] | unseen_M[None], float("nan"))
+
+
+def _bits(p: Tensor) -> Tensor:
+    """Entropy over the last axis, in bits."""
+    return torch.special.entr(p).sum(-1) / torch.log(torch.tensor(2.0, dtype=p.dtype))
+
+
+def weights_digest(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 in hex over names, dtypes, shapes and values, read one tensor at a time."""
+    whole = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        values = tensor.flatten().view(torch.uint8).numpy().data
+        row = f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(values).hexdigest()}\n"
+        whole.update(row.encode())
+    return whole.hexdigest()

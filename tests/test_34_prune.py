@@ -6,18 +6,22 @@ from dataclasses import replace
 
 import pytest
 import torch
+from routed_models import CONFIG, CONTRACT, TWO, answer, batch_of, inputs_of, last, made
 
-from ringmoe import presets
-from ringmoe.backbone import RingMoE, RingMoEConfig
+from ringmoe import checkpoint, presets
+from ringmoe.backbone import RingMoE
 from ringmoe.errors import PruneError
-from ringmoe.modality import Chips, Modality
-from ringmoe.prune import integrate, keep_collaborative, keep_experts, profile, slice_modalities
-
-CONTRACT = presets.paper_contract()
-CONFIG = RingMoEConfig(
-    dim=16, depths=(1, 1, 2, 1), heads=(1, 2, 2, 4), window=4, pretrain_windows=(4, 4, 4, 2), post_norm_init=1.0
+from ringmoe.modality import Modality
+from ringmoe.moe import Survivors
+from ringmoe.prune import (
+    integrate,
+    keep_collaborative,
+    keep_experts,
+    profile,
+    slice_modalities,
+    survivors_of_blocks,
+    with_survivors,
 )
-TWO = (Modality.MS, Modality.SAR_L2)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -27,33 +31,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def made(config: RingMoEConfig = CONFIG) -> RingMoE:
-    """A model whose experts differ and whose routers have opinions."""
-    torch.manual_seed(0)
-    model = RingMoE(config, CONTRACT).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".experts." in name:
-                parameter.normal_(std=0.5 if "router" in name or "alized.weight" in name else 0.1)
-    return model
-
-
-def batch_of(*modalities: Modality, count: int = 2, seed: int = 0) -> dict[Modality, Chips]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        m: Chips(
-            torch.randn(count, len(CONTRACT.inputs[m].bands), 64, 64, generator=generator),
-            torch.ones(count, 64, 64, dtype=torch.bool),
-        )
-        for m in modalities
-    }
-
-
-def last(model: RingMoE, batch: dict[Modality, Chips]) -> torch.Tensor:
-    with torch.no_grad():
-        return torch.cat([level.flatten() for maps in model(batch).pyramids.values() for level in maps])
 
 
 def test_the_slice_of_some_modalities_gives_the_same_bits():
@@ -135,56 +112,77 @@ def test_survivors_keep_their_own_weights():
     assert torch.isfinite(last(none, batch)).all()
 
 
-@pytest.mark.parametrize("method", ["neurons", "kc", "ks", "ka"])
-def test_integration_gives_one_dense_network_of_the_width_replaced(method):
-    """One slot a block, hidden width 4C, finite features, the parent's class."""
-    model, batch = slice_modalities(made(), (Modality.MS,)), batch_of(Modality.MS)
-    dense = integrate(model, profile(model, [batch]), method)
-    for block in dense.blocks():
-        assert block.experts.experts is None
-        assert block.experts.shared[0].weight.shape[0] == 4 * block.norm1.weight.numel()
-    assert torch.isfinite(last(dense, batch)).all()
+def test_nano_of_21_slots_gives_the_same_bits_with_9():
+    """The preset's own shape, its spectral embedding and chips of 64 px; 4 + 4 + 1 experts are left a block."""
+    torch.manual_seed(0)
+    model = RingMoE(replace(presets.nano(), post_norm_init=1.0), replace(CONTRACT, described=True)).eval()
+    small, batch = slice_modalities(model, (Modality.MS,)), batch_of(Modality.MS)
+    assert torch.equal(last(small, batch), last(model, batch))
+    slots = [presets.describe(m.config, m.contract).slots for m in (model, small)]
+    assert slots == [(21,) * 8, (9,) * 8]
 
 
-def test_integration_of_a_shared_expert_alone_is_exact():
-    """Nothing to fold: neurons, selection and average give the same network; so does KC where ranks suffice."""
-    model, batch = made(replace(CONFIG, specialized=0, collaborative=0)), batch_of(*TWO)
+def test_means_left_in_the_bias_keep_the_mean_of_the_layers_output():
+    """Two modalities, both kinds pruned, block by block on the profile's own tokens; survivors alone shift it."""
+    model, batch = slice_modalities(made(), TWO), batch_of(*TWO, count=3)
     usage = profile(model, [batch])
-    for method in ("neurons", "ks", "ka"):
-        torch.testing.assert_close(last(integrate(model, usage, method), batch), last(model, batch), rtol=0, atol=1e-5)
+    silent = keep_experts(model, usage, specialized=2, collaborative=1, criterion="norm", dropped="mean")
+    routed = keep_experts(model, usage, specialized=2, collaborative=1, criterion="norm")
+    for index, given in enumerate(inputs_of(model, batch)):
+        want, kept, moved = (answer(m.blocks()[index].experts, given).mean(0) for m in (model, silent, routed))
+        torch.testing.assert_close(kept, want, rtol=0, atol=1e-6)
+        assert (moved - want).norm() > 1e3 * (kept - want).norm()
 
 
-def test_identical_experts_are_integrated_exactly_by_average_with_their_weights_folded():
-    """Every expert the same function f and gates 1/4 on average: the dense network is (1 + usage x gate) f."""
+def test_a_token_whose_expert_is_silent_takes_nothing_and_all_others_what_they_took():
+    """Gates are 0 or as before, chosen experts are as before, and outputs differ by one vector and what is gone."""
     model, batch = made(), batch_of(Modality.MS)
-    with torch.no_grad():
-        for block in model.blocks():
-            layer = block.experts
-            layer.specialized.weight.zero_()
-            layer.collaborative.weight.zero_()
-            layer.experts.w1_ECH.copy_(layer.shared[0].weight.t().expand_as(layer.experts.w1_ECH))
-            layer.experts.b1_EH.copy_(layer.shared[0].bias.expand_as(layer.experts.b1_EH))
-            layer.experts.w2_EHC.copy_(layer.shared[2].weight.t().expand_as(layer.experts.w2_EHC))
-            layer.experts.b2_EC.copy_(layer.shared[2].bias.expand_as(layer.experts.b2_EC))
-    dense = integrate(model, profile(model, [batch]), "ka")
-    torch.testing.assert_close(last(dense, batch), last(model, batch), rtol=0, atol=1e-4)
-    torch.testing.assert_close(
-        dense.blocks()[0].experts.shared[2].weight, 1.5 * model.blocks()[0].experts.shared[2].weight
-    )
+    usage = profile(model, [batch])
+    small = keep_experts(model, usage, collaborative=2, dropped="mean")
+    given = inputs_of(model, batch)[0]
+    (_, before), (_, after) = (m.blocks()[0].experts(*given) for m in (model, small))
+    kept = torch.tensor(small.config.survivors[0].collaborative)
+    there_T = torch.isin(before.collaborative.ids_T, kept)
+    assert 0 < there_T.sum() < len(there_T)
+    assert torch.equal(after.collaborative.ids_T, before.collaborative.ids_T)
+    assert torch.equal(after.collaborative.gates_T, before.collaborative.gates_T * there_T)
+    same_TC = (answer(small.blocks()[0].experts, given) - answer(model.blocks()[0].experts, given))[there_T]
+    torch.testing.assert_close(same_TC, same_TC[:1].expand_as(same_TC), rtol=0, atol=1e-6)
+    assert same_TC[0].norm() > 1e-3
 
 
-def test_choosing_neurons_keeps_more_of_the_function_than_compressing_or_averaging():
-    """Relative error of the features against the model integrated, on data not profiled."""
-    model = slice_modalities(made(), (Modality.MS,))
-    usage = profile(model, [batch_of(Modality.MS, count=4)])
-    batch = batch_of(Modality.MS, count=4, seed=1)
-    want = last(model, batch)
-    error = {
-        m: ((last(integrate(model, usage, m), batch) - want).norm() / want.norm()).item()
-        for m in ("neurons", "kc", "ka")
-    }
-    assert error["neurons"] < error["kc"]
-    assert error["neurons"] < error["ka"]
+def test_silence_lasts_through_further_pruning_slicing_and_a_checkpoint(tmp_path):
+    """Means after means keep the mean; the next best survivor is never a silent expert's; bits survive the file."""
+    model, batch = slice_modalities(made(), TWO), batch_of(*TWO)
+    once = keep_experts(model, profile(model, [batch]), specialized=3, collaborative=3, dropped="mean")
+    usage = profile(once, [batch])
+    twice = keep_experts(once, usage, specialized=1, collaborative=1, dropped="mean")
+    for index, given in enumerate(inputs_of(once, batch)):
+        want, kept = (answer(m.blocks()[index].experts, given).mean(0) for m in (once, twice))
+        torch.testing.assert_close(kept, want, rtol=0, atol=1e-6)
+    left = twice.config.survivors[0]
+    assert len(left.silent_collaborative) == 3
+    assert sorted((*left.collaborative, *left.silent_collaborative)) == [0, 1, 2, 3]
+    routed = keep_experts(once, usage, specialized=1, collaborative=1)
+    for old, new in zip(once.config.survivors, routed.config.survivors, strict=True):
+        assert new.silent_collaborative == old.silent_collaborative
+        assert new.silent_specialized == old.silent_specialized
+    checkpoint.save(tmp_path, twice)
+    again = checkpoint.load(tmp_path).model
+    assert again.config == twice.config
+    assert torch.equal(last(again, batch), last(twice, batch))
+    one = batch_of(Modality.SAR_L2)
+    assert torch.equal(last(slice_modalities(twice, (Modality.SAR_L2,)), one), last(twice, one))
+
+
+def test_a_kind_that_leaves_as_a_whole_leaves_its_mean():
+    """No router is left, and the mean output of the layer is what it was."""
+    model, batch = slice_modalities(made(), TWO), batch_of(*TWO)
+    small = keep_experts(model, profile(model, [batch]), collaborative=0, dropped="mean")
+    given = inputs_of(model, batch)[0]
+    assert small.blocks()[0].experts.collaborative is None
+    want, kept = (answer(m.blocks()[0].experts, given).mean(0) for m in (model, small))
+    torch.testing.assert_close(kept, want, rtol=0, atol=1e-6)
 
 
 def test_what_cannot_be_pruned_is_refused():
@@ -197,6 +195,15 @@ def test_what_cannot_be_pruned_is_refused():
         integrate(keep_collaborative(model, usage), usage)
     with pytest.raises(PruneError, match="5 experts"):
         keep_collaborative(model, usage, keep=5)
+    with pytest.raises(PruneError, match="no criterion"):
+        keep_experts(model, usage, collaborative=1, criterion="luck")  # type: ignore[arg-type]
+    with pytest.raises(PruneError, match="has not"):
+        with_survivors(model, usage, [Survivors(((0,), (4,)), (0,))] * 5)
+    one = keep_experts(model, usage, collaborative=1)
+    assert survivors_of_blocks(one) == list(one.config.survivors)
+    bare = slice_modalities(made(replace(CONFIG, shared=0)), TWO)
+    with pytest.raises(PruneError, match="no shared expert"):
+        keep_experts(bare, profile(bare, [batch]), collaborative=1, dropped="mean")
     with pytest.raises(PruneError, match="no method"):
         integrate(model, usage, "magic")  # type: ignore[arg-type]
     with pytest.raises(PruneError, match="no measured pixel"):
