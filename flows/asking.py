@@ -222,7 +222,9 @@ def adapt_request(
     )
 
 
-def prune_request(*, to: str | None, profile: Path | None, steps: int, **named: str) -> PruneRequest:
+def prune_request(
+    *, to: str | None, profile: Path | None, steps: int, refit: bool = True, **named: str
+) -> PruneRequest:
     """What `prune` is asked beside its task.
 
     Parameters
@@ -253,7 +255,7 @@ def prune_request(*, to: str | None, profile: Path | None, steps: int, **named: 
             enough="profile.safetensors of a model that was pruned from the same parent",
             todo="check the path, or leave --profile out",
         )
-    return PruneRequest.model_validate({"to": to, "profile": profile, "steps": steps, **named})
+    return PruneRequest.model_validate({"to": to, "profile": profile, "steps": steps, "refit": refit, **named})
 
 
 def sandbox_run(settings: Settings, *, seed: int, size_px: int, quick: bool) -> tuple[RunRequest, Failed]:

@@ -25,6 +25,7 @@ from ringmoe.prune import (
     with_survivors,
     without,
 )
+from ringmoe.refit import refit
 
 PROFILE_BATCHES = 8
 """Batches over which experts are watched."""
@@ -79,7 +80,10 @@ def result_parameters(parent: RingMoE, goal: Goal) -> int:
     asked, most = sizes.parse(goal.request.to), parameters(parent) + goal.head
     if isinstance(asked, sizes.Slots):
         _check_slots(parent, asked.counts[-1], goal.modality)
-        return least if asked.counts[-1] == 1 else most
+        if asked.counts[-1] == 1:
+            return least
+        config = replace(parent.config, survivors=_first(parent, asked.counts[-1], goal.modality))
+        return presets.describe(config, contract).parameters + goal.head
     return int(min(most, sizes.fitting(asked, most, goal.dtype.itemsize, least)))
 
 
@@ -89,7 +93,7 @@ def cut(parent: RingMoE, goal: Goal, batches: Iterable[Batch], known: Usage | No
     Parameters
     ----------
     batches
-        At least 2 PROFILE_BATCHES of chips that the result will work on.
+        At least 3 PROFILE_BATCHES of chips that the result will work on.
     known
         A profile of the slice; None profiles it.
 
@@ -110,7 +114,10 @@ def cut(parent: RingMoE, goal: Goal, batches: Iterable[Batch], known: Usage | No
     if _is_dense(parent, goal):
         base = stages[-1][1]
         seen = usage if base is sliced else profile(base, _some(source))
-        stages.append((f"dense ({goal.request.method})", integrate(base, seen, method=goal.request.method)))
+        dense = integrate(base, seen, method=goal.request.method)
+        if goal.request.refit and base.config != dense.config:
+            dense = refit(dense, base, _some(source))
+        stages.append((f"dense ({goal.request.method})", dense))
     return Cut(tuple(stages), usage)
 
 
@@ -178,9 +185,24 @@ def _fewer(usage: Usage, block: int, modal: int | None, common: int | None, requ
 def _slots(usage: Usage, block: int, count: int, request: PruneRequest) -> Survivors:
     """Collaborative experts go first, to the last one, and then specialized ones, to the last."""
     old = usage.config.survivors_of(block, len(usage.modalities))
-    routed = count - usage.config.shared
-    common = min(len(old.collaborative), max(1, routed - len(old.specialized[0])))
-    return _fewer(usage, block, max(1, routed - common), common, request)
+    modal, common = _shared_out(count - usage.config.shared, len(old.specialized[0]), len(old.collaborative))
+    return _fewer(usage, block, modal, common, request)
+
+
+def _shared_out(routed: int, modal: int, common: int) -> tuple[int, int]:
+    """Of so many experts of both kinds, how many stay when so many may, in the order of `_slots`."""
+    kept = min(common, max(1, routed - modal))
+    return min(modal, max(1, routed - kept)), kept
+
+
+def _first(parent: RingMoE, count: int, modality: Modality) -> tuple[Survivors, ...]:
+    """As many survivors a block as there will be, of the one modality; which ones is not known yet."""
+    found, row = [], parent.modalities.index(modality)
+    for old in survivors_of_blocks(parent):
+        ids = old.specialized[row]
+        modal, common = _shared_out(count - parent.config.shared, len(ids), len(old.collaborative))
+        found.append(Survivors((ids[:modal],), old.collaborative[:common]))
+    return tuple(found)
 
 
 def _check_slots(parent: RingMoE, count: int, modality: Modality) -> None:

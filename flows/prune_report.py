@@ -101,7 +101,7 @@ def costs(name: str, model: RingMoE, batch: Batch) -> dict[str, Any]:
     weights = sum(p.nbytes for p in model.parameters())
     return {
         "name": name,
-        "slots": list(cost.slots) if len(model.modalities) == 1 else slots_of(model),
+        "slots": slots_of(model),
         "parameters": parameters(model),
         "flops": cost.flops,
         "images_per_second": round(len(chips) / statistics.median(took[1:]), 2),

@@ -240,6 +240,8 @@ class PruneRequest(BaseModel):
     """A token whose expert is gone takes its best survivor, or nothing plus the mean output of what is gone."""
     method: Literal["neurons", "kc", "ks", "ka"] = "neurons"
     """How experts become one dense FFN."""
+    refit: bool = True
+    """Whether its second matrix is then solved so that it answers as the experts did."""
     profile: Path | None = None
     """A profile of the slice, as an earlier run published it; None makes one."""
     steps: int = Field(default=60, ge=1)

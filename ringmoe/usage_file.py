@@ -87,7 +87,7 @@ def _tables(usage: Usage) -> dict[str, Tensor]:
         for kind in KINDS:
             used: ExpertUsage | None = getattr(usage, kind)[block]
             found |= {} if used is None else _named(f"{block}.{kind}", used)
-    return {name: tensor.contiguous() for name, tensor in found.items()}
+    return {name: tensor.clone() for name, tensor in found.items()}
 
 
 def _named(prefix: str, tables: LayerUsage | ExpertUsage) -> dict[str, Tensor]:

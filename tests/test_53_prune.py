@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -240,7 +239,7 @@ def test_a_modality_that_the_model_has_not_is_refused(home: Home) -> None:
 
 
 def test_cubes_of_another_contract_are_refused(home: Home, tmp_path: Path) -> None:
-    """The adapted model takes four bands of surface reflectance; a cube that says it holds another quantity is named."""
+    """The adapted model takes surface reflectance; a cube that says it holds another quantity is named."""
     strange = tmp_path / "sentinel-2_strange.zarr"
     (mine,) = [c for c in home.cubes if c.id.startswith("sentinel-2")]
     shutil.copytree(mine.asset, strange)
@@ -248,14 +247,13 @@ def test_cubes_of_another_contract_are_refused(home: Home, tmp_path: Path) -> No
     about.write_text(about.read_text().replace('"surface_reflectance"', '"toa_reflectance"'))
     other = mine.model_copy(update={"asset": str(strange), "checksum": "other"})
     with pytest.raises(ContractError, match="quantity toa_reflectance"):
-        dataclasses.replace  # noqa: B018
         home._replace(cubes=[other]).pruned(home.adapted)
 
 
 def test_a_profile_of_another_checkpoint_is_refused_and_its_own_taken(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A profile that was published serves again, to the same weights; the adapted model's is none of the pre-trained's."""
+    """A profile that was published serves again, for the same weights; it is not one of the adapted model."""
     first = home.pruned(home.pretrained, to="6")
     kept = Path(first.asset).parent / "profile.safetensors"
     with pytest.raises(PruneError, match="profile is of another"):
@@ -287,7 +285,7 @@ def test_every_refusal_leaves_the_parent_alone(home: Home) -> None:
 
 
 def test_memory_counts_what_is_alive_at_once() -> None:
-    """4 kB, then a second, then the first is gone; and again: never more than 8, and a sum of 4 bytes; views are free."""
+    """4 kB, then 4 more, then the first are gone, and again: never more than 8; views are free."""
 
     def run() -> torch.Tensor:
         first = torch.zeros(1000)

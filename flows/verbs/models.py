@@ -107,6 +107,7 @@ def prune(
         str | None, typer.Option("--model", metavar="ID", help="Of adapt, pretrain or prune. [default: latest adapted]")
     ] = None,
     method: Annotated[str, typer.Option(help="How experts become one: neurons, kc, ks or ka.")] = "neurons",
+    refit: Annotated[bool, typer.Option(help="Solve that one's second matrix for the experts' answers.")] = True,
     criterion: Annotated[str, typer.Option(help="By what experts are kept: error, norm or usage.")] = "error",
     dropped: Annotated[
         str, typer.Option(help="What tokens of experts gone take: the best survivor, or nothing but the mean.")
@@ -125,7 +126,7 @@ def prune(
 
     task = asking.adapt_request(settings, bbox, area, start, end, sensor, 1)
     request = asking.prune_request(
-        to=to, method=method, criterion=criterion, dropped=dropped, profile=profile, steps=steps
+        to=to, method=method, criterion=criterion, dropped=dropped, refit=refit, profile=profile, steps=steps
     )
     with working(settings):
         parent = shelf.model(asking.where(settings), "adapt", model)

@@ -28,6 +28,7 @@ from ringmoe.prune import (
     survivors_of_blocks,
     with_survivors,
 )
+from ringmoe.refit import refit
 from ringmoe.train import TrainConfig, adapt, distil
 
 PROFILED = 16
@@ -41,9 +42,11 @@ RULES: dict[str, tuple[Criterion, Dropped]] = {
     "error_mean": ("error", "mean"),
 }
 """By what experts are kept, and what their tokens take; frequency is the paper's."""
-OURS = {6: "error", 3: "error", 1: "neurons"}
+OURS = {6: "error", 3: "error", 1: "refit"}
 """What the prune flow does where nothing else is asked."""
 METHODS: tuple[Method, ...] = ("ks", "ka", "kc", "neurons")
+SCRATCH = "scratch"
+"""One network a block that goes through the teacher's whole course, and learns land cover while others recover."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,6 @@ class Point(NamedTuple):
     """Expert networks of a block."""
     model: Cover
     """With the teacher's heads, or its own."""
-    recovers: bool
-    """Whether it is to be distilled and scored again."""
 
 
 def config_of(steps: int, rate: float, seed: int) -> TrainConfig:
@@ -136,28 +137,31 @@ def _on_device(draws: Draws) -> Iterator[Batch]:
         yield {m: chips.to(device()) for m, chips in batch.items()}
 
 
-def points(teacher: Cover, learned: Chipped, contract: DataContract, recipe: Recipe, seed: int) -> Iterator[Point]:
-    """Everything that is made of a teacher, one after another; models are made when they are asked for."""
+def points(teacher: Cover, learned: Chipped, contract: DataContract, seed: int) -> Iterator[Point]:
+    """Everything that is made of a teacher, and a dense model that is not; models are made when they are asked for."""
     base = sliced(teacher)
     usage = watched(base.backbone, learned, seed)
     kept: dict[int, RingMoE] = {}
     for slots, (modal, common) in KEPT.items():
         left = _drawn(base.backbone, modal, common, seed)
-        yield Point("random", slots, student_of(teacher, with_survivors(base.backbone, usage, left)), True)
+        yield Point("random", slots, student_of(teacher, with_survivors(base.backbone, usage, left)))
         for name, (criterion, dropped) in RULES.items():
             smaller = keep_experts(
                 base.backbone, usage, specialized=modal, collaborative=common, criterion=criterion, dropped=dropped
             )
             if name == OURS[slots]:
                 kept[slots] = smaller
-            yield Point(name, slots, student_of(teacher, smaller), True)
+            yield Point(name, slots, student_of(teacher, smaller))
     usage = watched(kept[6], learned, seed)
     for method in METHODS:
-        yield Point(method, 1, student_of(teacher, integrate(kept[6], usage, method)), True)
+        dense = integrate(kept[6], usage, method)
+        yield Point(method, 1, student_of(teacher, dense))
+        if method == "neurons":
+            batches = islice(_on_device(Draws(learned, batch=64, seed=3000 + seed)), PROFILED)
+            yield Point("refit", 1, student_of(teacher, refit(dense, kept[6], batches)))
     torch.manual_seed(100 + seed)
-    scratch = RingMoE(dense_config(base.backbone.config), contract.only([teacher.modality]))
-    steps = recipe.pretrain + recipe.adapt + recipe.recover
-    yield Point("scratch", 1, taught(scratch, learned, steps, recipe.rate, 100 + seed), False)
+    untrained = RingMoE(dense_config(base.backbone.config), contract.only([teacher.modality]))
+    yield Point("scratch_distilled", 1, Cover(untrained, teacher.modality).to(device()))
 
 
 def _drawn(model: RingMoE, modal: int | None, common: int, seed: int) -> list[Survivors]:
