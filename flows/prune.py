@@ -23,6 +23,7 @@ from flows.select import identities, of_sensor
 from flows.stac import labels_to_learn
 from ringmoe import checkpoint
 from ringmoe.checkpoint import Checkpoint
+from ringmoe.prune import survivors_of_blocks
 from ringmoe.tasks.segmentation import Segmenter
 from ringmoe.usage_file import read_usage, write_usage
 
@@ -162,7 +163,8 @@ def _save(folder: Path, student: nn.Module, parent: ItemRef, request: PruneReque
 
 
 def _describe(student: nn.Module, base: Checkpoint, found: Cut) -> dict[str, Any]:
-    name = f"RingMoE pruned: {found.stages[-1][0]}"
+    dense = not any(left.slots for left in survivors_of_blocks(found.stages[-1][1]))
+    name = f"RingMoE pruned to {'one dense expert' if dense else 'fewer experts'} a block"
     if isinstance(student, Segmenter):
         return segment.describe(student, name, base)
     return described(encoder_of(student), name)

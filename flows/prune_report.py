@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from catalog.ledger import write_whole
 from flows import panels
 from flows.artifacts import show_picture, show_table, show_text
-from flows.cutting import PROFILE_BATCHES, Cut, parameters
+from flows.cutting import Cut, parameters
 from flows.models import device
 from flows.prune_page import CAPTIONS, markdown, page, score_rows, stage_rows
 from flows.recovery import ASKED_FROM, Ground
@@ -31,8 +31,10 @@ from ringmoe.live import most_bytes
 from ringmoe.modality import Batch
 from ringmoe.prune import survivors_of_blocks
 from ringmoe.train import History
-from ringmoe.usage import Usage, profile, similarity
+from ringmoe.usage import ExpertUsage, Usage, profile, similarity
 
+SHOWN = 4
+"""Batches of all modalities whose routes are shown."""
 TIMINGS = 3
 """Of which the median counts, after one that does not."""
 
@@ -57,7 +59,7 @@ def write(folder: Path, seen: Seen, parent: str, request: PruneRequest, task: Ad
     """Write report.json, report.html, and its pictures beside a checkpoint; what of it the item's properties say."""
     batch, _ = seen.ground.batch(ASKED_FROM)
     stages = [costs(name, model, batch) for name, model in seen.cut.stages]
-    whole = profile(seen.cut.stages[0][1], islice(_on_device(seen.everything), PROFILE_BATCHES))
+    whole = profile(seen.cut.stages[0][1], islice(_on_device(seen.everything), SHOWN))
     routed = _routed(whole, seen)
     curves = {
         phase: {name: list(values) for name, values in history.terms.items()}
@@ -116,7 +118,7 @@ def slots_of(model: RingMoE) -> list[int]:
     return [model.config.shared + left.slots for left in survivors_of_blocks(model)]
 
 
-def _on_device(sampler: ChipSampler) -> Any:
+def _on_device(sampler: ChipSampler) -> Iterator[Batch]:
     for batch in sampler.stream():
         yield {m: chips.to(device()) for m, chips in batch.items()}
 
@@ -148,7 +150,7 @@ def _routed(whole: Usage, seen: Seen) -> dict[str, Any]:
     }
 
 
-def _shares(used: Any, row: int, count: int) -> list[float | None]:
+def _shares(used: ExpertUsage | None, row: int, count: int) -> list[float | None]:
     if used is None:
         return [None] * count
     return [round(float(v), 6) for v in used.usage_ME[row]]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from odc.geo.geom import Geometry
 
 from catalog import cube, versions
@@ -69,6 +72,8 @@ def tile_m(where: Where, sensor: str) -> float:
 def model(where: Where, step: str, item_id: str | None) -> ItemRef:
     """A checkpoint by its id, else the latest of a step; one made of superseded scenes only where there is no other.
 
+    Of pruned ones those that do a task come first, for that is what a map is made with.
+
     Raises
     ------
     NothingFound
@@ -88,5 +93,9 @@ def model(where: Where, step: str, item_id: str | None) -> ItemRef:
             todo=f"make one first: `ringmoe {step}`",
         )
     old = outdated(where) if len(found) > 1 else {}
-    best = max(found, key=lambda i: (i["id"] not in old, i["properties"]["created"], i["id"]))
+    best = max(found, key=lambda i: (_maps(i), i["id"] not in old, i["properties"]["created"], i["id"]))
     return model_reference(best, ledger, fresh=False)
+
+
+def _maps(item: Mapping[str, Any]) -> bool:
+    return "semantic-segmentation" in item["properties"].get("mlm:tasks", ())

@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from catalog.errors import NothingFound, StorageFull
 from catalog.ledger import Ledger, file_digest, tree_digest
 from flows import adapt, pretrain, sizes
-from flows.cutting import parameters
+from flows.cutting import Goal, parameters, result_parameters
 from flows.models import once, open_checkpoint, properties_of
 from flows.prune import Pixels, draft, prune
 from flows.prune_report import costs
@@ -310,3 +310,12 @@ def test_costs_are_those_of_the_model(home: Home) -> None:
     assert found["flops"] == presets.describe(TINY, alone, 64).flops
     assert found["memory_mb"] > found["weights_mb"] == round(4 * parameters(one) / 1e6, 3)
     assert found["images_per_second"] > 0
+
+
+@pytest.mark.parametrize(("to", "billions"), [("9", 6.53), ("6", 4.48), ("1", 1.06), ("1B", 1.06), ("30%", 4.42)])
+def test_the_room_asked_for_is_that_of_the_papers_models(to: str, billions: float) -> None:
+    """14.74 B for one modality on the meta device: known before anything is computed."""
+    with torch.device("meta"):
+        giant = RingMoE(presets.giant(), presets.paper_contract())
+    goal = Goal(PruneRequest(to=to), Modality.OPT, 0, torch.bfloat16)
+    assert result_parameters(giant, goal) == pytest.approx(billions * 1e9, abs=5e6)
