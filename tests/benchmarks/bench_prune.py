@@ -170,7 +170,7 @@ def _retention(means: dict[Key, np.ndarray], key: Key, task: int) -> float:
 def headline(whole: dict[Key, Sums], drawn: Bootstrap) -> dict[str, Any]:
     """What the targets speak of, each with its interval, and whether it is met."""
     teacher, untrained = whole["teacher", 21, "before"], whole["untrained", 21, "before"]
-    scale, quoted = Scale(teacher, untrained), None
+    scale = Scale(teacher, untrained)
     quoted = scale.quoted()
     ours = {slots: whole[method, slots, "after"] for slots, method in OURS.items()}
     if not quoted:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pretrain_sensors import SANDBOX_L1, SENTINEL_2, TEN, Sensor, _optical, _radar, _spectral
+from pretrain_sensors import SANDBOX_L1, SANDBOX_L2, SANDBOX_MS, SANDBOX_OPT, TEN, Sensor
 from pretrain_sets import NOISE, Scenes
 from torch import Tensor
 
@@ -24,19 +24,13 @@ from catalog.sandbox.truth import majority
 from ringmoe.modality import Chips
 
 CHIP_PX = 32
-"""Side of a chip; the last stage has one token of it."""
-OPTICAL_M = 4.0
-"""Pixel of the optical chips: WorldView's of 2 m averaged two by two, so that a chip is 128 m of land."""
+"""Side of a chip, 128 m of land at 4 m a pixel; the last stage has one token of it."""
 SIZE_M = 5120.0
 """Side of a landscape."""
 BLOCK = 4
 """Chips along the side of a block; whole blocks of 512 m are drawn by the bootstrap, for neighbours are alike."""
-SENSORS = {
-    "opt": _optical("sandbox-worldview", OPTICAL_M),
-    "ms": _spectral("sandbox-s2", {b: SENTINEL_2[b] for b in TEN}, STEP_M),
-    "sar_l1": SANDBOX_L1,
-    "sar_l2": _radar("sandbox-s1", 5.405, ["VV", "VH"], STEP_M, looks=LOOKS),
-}
+SENSORS = {"opt": SANDBOX_OPT, "ms": SANDBOX_MS, "sar_l1": SANDBOX_L1, "sar_l2": SANDBOX_L2}
+"""By modality."""
 CLASSES = tuple(LAND_COVER.values())
 SEASON = "summer"
 
@@ -100,7 +94,7 @@ def scene(land: Landscape, key: str) -> np.ndarray:
 def _optical_scene(land: Landscape, key: str, rng: np.random.Generator) -> np.ndarray:
     when = next(p.when for p in PASSES if p.season == SEASON)
     shade = optics.light(land, SEASON, optics.sun(when, 12.0, 47.0))
-    step_m, rows = (STEP_M, np.arange(len(TEN))) if key == "ms" else (OPTICAL_M, np.array([2, 1, 0]))
+    step_m, rows = (STEP_M, np.arange(len(TEN))) if key == "ms" else (SANDBOX_OPT.gsd_m, np.array([2, 1, 0]))
     eye = optics.footprint(land.grid, grid_over(land.region, land.size_m, step_m), (0.0, 0.0), sentinel2.BLUR * step_m)
     seen = np.zeros((len(rows), eye[0].shape[0], eye[1].shape[0]), np.float32)
     for k, plane in enumerate(optics.abundances(optics.growth(land, SEASON), SEASON, shade)):
