@@ -1,18 +1,21 @@
 """A budget for a whole model, spent over its blocks where it costs least.
 
-Experts of one router are alternatives: of each block and kind a list says what is lost and what is saved for every
-number of experts gone. Of that list only its lower convex hull counts, and its steps, over all blocks, are taken in the
-order of loss per saving until the model fits; so nothing else of its size loses less, up to the last step.
+Of each block and kind of expert a ladder says what is lost and what is saved for every number of experts gone; one
+rung of each is chosen so that the whole fits and the sum of what blocks lose is least: the knapsack of multiple choice,
+solved exactly (dynamic programming over ways that nothing beats), unless it has more than MOST_WAYS of these.
+Shape legend: F ways not beaten so far, N rungs of a ladder, X ways to go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import DataContract
@@ -27,6 +30,9 @@ Unit = Literal["params", "flops", "bytes", "share"]
 
 ROUNDING = 1e-12
 """Share of the whole that a budget may be missed by, so that what can just be reached is."""
+
+MOST_WAYS = 1 << 16
+"""Ways remembered from block to block; of more, evenly spread ones are."""
 
 UNITS: tuple[Unit, ...] = ("params", "flops", "bytes", "share")
 
@@ -129,7 +135,7 @@ def spend(model: RingMoE, usage: Usage, budget: Budget, choice: Choice | None = 
     ladders = _ladders(model, usage, budget, choice)
     whole = _spent(model, budget)
     room = budget.amount * (whole if budget.unit == "share" else 1)
-    steps = _taken(ladders, whole * (1 - ROUNDING) - room)
+    steps = _cheapest(ladders, whole * (1 - ROUNDING) - room)
     left = survivors_of_blocks(model)
     for ladder, step in zip(ladders, steps, strict=True):
         old, rung = left[ladder.block], ladder.rungs[step]
@@ -160,14 +166,14 @@ def loss_of(usage: Usage, left: Sequence[Survivors], choice: Choice | None = Non
 class _Rung(NamedTuple):
     """One way to leave a kind of experts in a block."""
 
-    lost: float
     saved: float
+    lost: float
     kept: tuple[tuple[int, ...], ...]
     """Ids by router: one a modality, or the one of the collaborative experts."""
 
 
 class _Ladder(NamedTuple):
-    """The ways worth taking, from all experts down, by rising loss per saving."""
+    """The ways worth a thought, from all experts down: the best of every number of them."""
 
     block: int
     kind: Kind
@@ -190,7 +196,7 @@ def _ladders(model: RingMoE, usage: Usage, budget: Budget, choice: Choice) -> li
             if any(rows):
                 saved = _savings(model, budget, block, kind)
                 ways = _ways([_router_ways(usage, Router(block, kind, row), choice) for row in range(len(rows))])
-                found.append(_Ladder(block, kind, _hull([w._replace(saved=saved(w.kept)) for w in ways])))
+                found.append(_Ladder(block, kind, [w._replace(saved=saved(w.kept)) for w in ways]))
     return found
 
 
@@ -200,7 +206,8 @@ def _router_ways(usage: Usage, router: Router, choice: Choice) -> list[_Rung]:
     for count in range(len(ids), min(choice.least, len(ids)) - 1, -1):
         kept = to_keep(usage, router, count, choice.criterion, choice.dropped) if ids else ()
         gone = tuple(e for e in ids if e not in kept)
-        found.append(_Rung(lost(usage, router, gone, choice.criterion, choice.dropped) if gone else 0.0, 0.0, (kept,)))
+        less = lost(usage, router, gone, choice.criterion, choice.dropped) if gone else 0.0
+        found.append(_Rung(0.0, less, (kept,)))
     return found
 
 
@@ -211,7 +218,7 @@ def _ways(routers: list[list[_Rung]]) -> list[_Rung]:
         best: dict[int, _Rung] = {}
         for i, before in enumerate(found):
             for j, way in enumerate(ways):
-                both = _Rung(before.lost + way.lost, 0.0, before.kept + way.kept)
+                both = _Rung(0.0, before.lost + way.lost, before.kept + way.kept)
                 if i + j not in best or both.lost < best[i + j].lost:
                     best[i + j] = both
         found = [best[count] for count in sorted(best)]
@@ -242,58 +249,29 @@ def _savings(model: RingMoE, budget: Budget, block: int, kind: Kind) -> Callable
     return saved
 
 
-def _hull(ways: list[_Rung]) -> list[_Rung]:
-    """The lower convex hull of loss over saving, from nothing saved on."""
-    found: list[_Rung] = []
-    for way in sorted(ways, key=lambda w: (w.saved, w.lost)):
-        if found and way.saved == found[-1].saved:
-            continue
-        while len(found) > 1 and _slope(found[-1], way) <= _slope(found[-2], found[-1]):
-            found.pop()
-        found.append(way)
-    return found
+def _cheapest(ladders: list[_Ladder], to_save: float) -> list[int]:
+    """The rung of every ladder: of all that save enough, those that lose least together.
 
-
-def _slope(before: _Rung, after: _Rung) -> float:
-    return (after.lost - before.lost) / (after.saved - before.saved)
-
-
-def _taken(ladders: list[_Ladder], to_save: float) -> list[int]:
-    """The rung of every ladder: the cheapest steps first, until enough is saved.
-
-    Steps differ in size, and the one that reaches the goal may overshoot it by far: each that would is tried, with
-    those before it taken back that are then not needed, and left out after that. The best of all these is returned.
+    Ladder by ladder, of all ways so far only those are kept that nothing saves as much as and loses less.
     """
-    steps = sorted(
-        (_slope(*pair), place, rung)
-        for place, ladder in enumerate(ladders)
-        for rung, pair in enumerate(pairwise(ladder.rungs), 1)
-    )
-    at, closed = [0] * len(ladders), set()
-    found = [at.copy()] if to_save <= 0 else []
-    for _, place, rung in steps:
-        if place in closed:
-            continue
-        tried = at.copy()
-        tried[place] = rung
-        if _sum_of(ladders, tried).saved < to_save:
-            at = tried
-        else:
-            found.append(_trimmed(ladders, steps, tried, to_save))
-            closed.add(place)
-    return min(found, key=lambda rungs: _sum_of(ladders, rungs).lost)
-
-
-def _trimmed(ladders: list[_Ladder], steps: list[tuple[float, int, int]], at: list[int], to_save: float) -> list[int]:
-    """Dear steps that are not needed go back."""
-    for _, place, rung in reversed(steps):
-        if at[place] == rung:
-            less = at.copy()
-            less[place] = rung - 1
-            at = less if _sum_of(ladders, less).saved >= to_save else at
-    return at
-
-
-def _sum_of(ladders: list[_Ladder], at: list[int]) -> _Rung:
-    rungs = [ladder.rungs[rung] for ladder, rung in zip(ladders, at, strict=True)]
-    return _Rung(sum(r.lost for r in rungs), sum(r.saved for r in rungs), ())
+    if to_save <= 0:
+        return [0] * len(ladders)
+    saved_F = lost_F = torch.zeros(1, dtype=torch.float64)
+    picked: list[Tensor] = []
+    for ladder in ladders:
+        saved_N, lost_N = (torch.tensor(row, dtype=torch.float64) for row in list(zip(*ladder.rungs, strict=True))[:2])
+        saved_X = (saved_F[:, None] + saved_N).flatten().clamp(max=to_save)
+        lost_X = (lost_F[:, None] + lost_N).flatten()
+        order_X = lost_X.argsort(stable=True)
+        order_X = order_X[saved_X[order_X].argsort(descending=True, stable=True)]
+        before_X = F.pad(lost_X[order_X].cummin(0).values[:-1], (1, 0), value=float("inf"))
+        pick_F = order_X[lost_X[order_X] < before_X]
+        if len(pick_F) > MOST_WAYS:
+            pick_F = pick_F[torch.linspace(0, len(pick_F) - 1, MOST_WAYS, dtype=torch.float64).long()]
+        saved_F, lost_F = saved_X[pick_F], lost_X[pick_F]
+        picked.append(pick_F)
+    rungs, at = [], 0
+    for ladder, pick_F in zip(reversed(ladders), reversed(picked), strict=True):
+        at, rung = divmod(int(pick_F[at]), len(ladder.rungs))
+        rungs.append(rung)
+    return rungs[::-1]

@@ -21,7 +21,7 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Weights tried of the distance from the matrix there was, over the mean squared activation of a unit."""
 
 HELD_OUT = 4
-"""Of so many batches one judges which weight is best."""
+"""Of so many batches one, the second, judges which weight is best."""
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def refit(dense: RingMoE, parent: RingMoE, batches: Iterable[Batch]) -> RingMoE:
         parent.eval()
         for number, batch in enumerate(batches):
             for each in sums:
-                each.part = int(number % HELD_OUT == HELD_OUT - 1 or number == 1)
+                each.part = int(number % HELD_OUT == 1)
             parent(batch)
     finally:
         parent.train(training)
@@ -78,9 +78,9 @@ def refit(dense: RingMoE, parent: RingMoE, batches: Iterable[Batch]) -> RingMoE:
     fitted = RingMoE.from_tensors(dense.config, dense.contract, {k: t.clone() for k, t in dense.state_dict().items()})
     for block, each in zip(fitted.blocks(), sums, strict=True):
         assert block.experts.shared is not None
-        weight_ZC, second = each.solved(), block.experts.shared[2]
-        second.weight.copy_(weight_ZC[:-1].t())
-        second.bias.copy_(weight_ZC[-1])
+        weight_ZC, second = each.solved(), dict(block.experts.shared[2].named_parameters())
+        second["weight"].copy_(weight_ZC[:-1].t())
+        second["bias"].copy_(weight_ZC[-1])
     return fitted
 
 
