@@ -18,8 +18,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from catalog.errors import NothingFound, StorageFull
 from catalog.ledger import Ledger, file_digest, tree_digest
 from flows import adapt, pretrain, sizes
-from flows.cutting import Goal, parameters, result_parameters
-from flows.models import once, open_checkpoint, properties_of
+from flows.cutting import Goal, cut, parameters, result_parameters
+from flows.models import once, open_checkpoint
 from flows.prune import Pixels, draft, prune
 from flows.prune_report import costs
 from flows.refs import AdaptRequest, ItemRef, Period, PretrainRequest, PruneRequest, Where
@@ -30,7 +30,8 @@ from ringmoe.contract import DataContract
 from ringmoe.errors import ContractError, ModelError, PruneError
 from ringmoe.live import most_bytes
 from ringmoe.modality import Chips, Modality
-from ringmoe.prune import survivors_of_blocks
+from ringmoe.prune import slice_modalities, survivors_of_blocks
+from ringmoe.usage_file import read_usage
 
 TINY = RingMoEConfig(16, (1, 1, 1, 1), (1, 1, 2, 2), 4, (4, 4, 4, 2), embedding="spectral")
 DAYS = Period.model_validate({"start": "2025-06-01", "end": "2025-07-31"})
@@ -126,47 +127,48 @@ def test_the_experts_shown_are_those_that_were_profiled(home: Home) -> None:
     np.testing.assert_allclose(alike, alike.T, atol=1e-6)
 
 
-def test_a_pretrained_model_stays_one(home: Home) -> None:
-    """Without a head features alone are distilled; the result has none, and is pruned further as any other."""
-    made = home.pruned(home.pretrained, to="3")
-    found = open_checkpoint(made)
-    assert found.head_config is None
-    assert properties_of(made)["mlm:tasks"] == ["similarity-search"]
-    assert set(report_of(made)["recovery"]) == {"distilled"}
-    again = home.pruned(made, to="1")
-    assert open_checkpoint(again).config.specialized == 0
-    assert set(open_checkpoint(again).contract.inputs) == {Modality.MS}
-
-
 @pytest.mark.usefixtures("prefect_harness")
-def test_a_list_gives_a_model_of_each(home: Home) -> None:
-    """9,6,1: three items, each derived from the one before and taught by the first; the slice needs no recovery."""
-    last = prune(home.pretrained, home.cubes, PruneRequest(to="9,6,1", steps=1), home.asked(), home.where)
-    chain, ref = [], json.loads(Path(last.href).read_text())
-    while ref["id"].startswith("prune_"):
-        chain.append(ref)
-        parents = [x for x in ref["links"] if x["rel"] == "derived_from" and not x["title"].endswith("_cube")]
-        assert parents[-1]["title"] == home.pretrained.id
-        ref = json.loads((Path(home.where.published) / "models" / ref["id"] / parents[0]["href"]).read_text())
-    assert [c["properties"]["ringmoe:slots"][0] for c in chain] == [1, 6, 9]
-    folder = Path(home.where.published) / "models" / chain[-1]["id"]
-    told = json.loads((folder / chain[-1]["assets"]["report"]["href"]).read_text())
+def test_a_list_gives_a_model_of_each_and_no_head_grows(home: Home) -> None:
+    """3,1 of a pre-trained model: two items, each derived from the one before and taught by the first, by features
+    alone; both are encoders again."""
+    last = prune(home.pretrained, home.cubes, PruneRequest(to="3,1", steps=2), home.asked(), home.where)
+    folder, chain, name = Path(home.where.published) / "models", [], last.id
+    while name.startswith("prune_"):
+        chain.append(json.loads((folder / name / f"{name}.json").read_text()))
+        links = [x["title"] for x in chain[-1]["links"] if x["rel"] == "derived_from"]
+        parents = [title for title in links if not title.endswith("_cube")]
+        assert parents[-1] == home.pretrained.id
+        name = parents[0]
+    assert [c["properties"]["ringmoe:slots"] for c in chain] == [[1] * 4, [3] * 4]
+    assert [c["properties"]["mlm:tasks"] for c in chain] == [["similarity-search"]] * 2
+    assert set(report_of(last)["recovery"]) == {"distilled"}
+    found = open_checkpoint(last)
+    assert found.head_config is None
+    assert found.config.specialized == 0
+    assert set(found.contract.inputs) == {Modality.MS}
+
+
+def test_a_slice_needs_no_recovery(home: Home) -> None:
+    """It gives its parent's features bit for bit, so nothing is trained."""
+    told = report_of(home.pruned(home.pretrained, to="9"))
     assert told["recovery"] == {}
-    assert told["scores"]["pruned"]["stage4"] == 0.0
+    assert told["scores"]["pruned"] == {"stage3": 0.0, "stage4": 0.0}
 
 
 def test_a_budget_is_kept_whatever_it_is_said_in(home: Home) -> None:
-    """Parameters, share and bytes of one size give one model; it is within, and less than a block's experts below."""
+    """Parameters, share and bytes of one size give one model; it is within, and less than one expert a router below."""
     base = open_checkpoint(home.pretrained).model
-    whole = parameters(base)
-    room = parameters(open_checkpoint(home.pruned(home.pretrained, to="9")).model) * 0.7
-    said = [f"{room:.0f}", f"{100 * room / whole:.8f}%", f"{room * 4 / 1000:.4f}KB"]
-    sized = [open_checkpoint(home.pruned(home.pretrained, to=text, steps=1)).model for text in said]
-    assert len({m.config for m in sized}) == 1
-    largest = max(p[0].numel() for n, p in base.named_parameters() if n.endswith("w1_ECH")) * 2.1
-    assert room - largest < parameters(sized[0]) <= room
-    slots = [1 + s.slots for s in survivors_of_blocks(sized[0])]
-    assert min(slots) < 9
+    usage = read_usage(Path(home.pruned(home.pretrained, to="9").asset).parent / "profile.safetensors")
+    whole, room = parameters(base), 0.7 * parameters(slice_modalities(base, [Modality.MS]))
+    found = []
+    for text in (f"{room:.0f}", f"{100 * room / whole:.8f}%", f"{room * 4 / 1000:.4f}KB"):
+        goal = Goal(PruneRequest(to=text), Modality.MS, 0, torch.float32)
+        found.append(cut(base, goal, (), usage).stages[-1][1])
+    assert len({model.config for model in found}) == 1
+    largest = max(p[0].numel() for name, p in base.named_parameters() if name.endswith("w1_ECH")) * 2.1
+    assert room - largest < parameters(found[0]) <= room
+    slots = [1 + left.slots for left in survivors_of_blocks(found[0])]
+    assert min(slots) < max(slots) <= 9
 
 
 @pytest.mark.parametrize(
@@ -239,15 +241,15 @@ def test_a_modality_that_the_model_has_not_is_refused(home: Home) -> None:
 
 
 def test_cubes_of_another_contract_are_refused(home: Home, tmp_path: Path) -> None:
-    """The adapted model takes surface reflectance; a cube that says it holds another quantity is named."""
+    """The model takes reflectance above the atmosphere; a cube that says it holds that of the ground is refused."""
     strange = tmp_path / "sentinel-2_strange.zarr"
     (mine,) = [c for c in home.cubes if c.id.startswith("sentinel-2")]
     shutil.copytree(mine.asset, strange)
     about = strange / "zarr.json"
-    about.write_text(about.read_text().replace('"surface_reflectance"', '"toa_reflectance"'))
+    about.write_text(about.read_text().replace('"toa_reflectance"', '"surface_reflectance"'))
     other = mine.model_copy(update={"asset": str(strange), "checksum": "other"})
-    with pytest.raises(ContractError, match="quantity toa_reflectance"):
-        home._replace(cubes=[other]).pruned(home.adapted)
+    with pytest.raises(ContractError, match="quantity surface_reflectance"):
+        home._replace(cubes=[other]).pruned(home.pretrained)
 
 
 def test_a_profile_of_another_checkpoint_is_refused_and_its_own_taken(
