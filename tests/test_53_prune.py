@@ -17,18 +17,20 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
 from catalog.errors import NothingFound, StorageFull
 from catalog.ledger import Ledger, file_digest, tree_digest
-from flows import adapt, pretrain, sizes
+from flows import adapt, sizes
 from flows.cutting import Goal, cut, parameters, result_parameters
-from flows.models import once, open_checkpoint
+from flows.models import Draft, described, once, open_checkpoint
 from flows.prune import Pixels, draft, prune
 from flows.prune_report import costs
-from flows.refs import AdaptRequest, ItemRef, Period, PretrainRequest, PruneRequest, Where
+from flows.refs import AdaptRequest, ItemRef, Period, PruneRequest, Where
+from flows.select import within
 from flows.stac import label_rasters
-from ringmoe import presets
+from ringmoe import checkpoint, presets
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import DataContract
 from ringmoe.errors import ContractError, ModelError, PruneError
 from ringmoe.live import most_bytes
+from ringmoe.measure import measure_contract
 from ringmoe.modality import Chips, Modality
 from ringmoe.prune import slice_modalities, survivors_of_blocks
 from ringmoe.usage_file import read_usage
@@ -57,17 +59,20 @@ class Home(NamedTuple):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(presets, "nano", lambda pixels: TINY)
-        where, cubes = training_cubes.home(tmp_path_factory.mktemp("prune"))
-        ledger = Ledger(where.published)
-        learned = once(
-            pretrain.draft(cubes, PretrainRequest(area=training_cubes.AREA, steps=2, chips=8), where), ledger
-        )
-        labels = label_rasters(where, training_cubes.AREA, DAYS)
-        task = AdaptRequest(area=training_cubes.AREA, period=DAYS, steps=2, chips=4)
-        adapted = once(adapt.draft(learned, cubes, labels, task, where), ledger)
-    return Home(where, cubes, learned, adapted)
+    where, cubes = training_cubes.home(tmp_path_factory.mktemp("prune"))
+    ledger = Ledger(where.published)
+    contract = measure_contract(within(cubes, training_cubes.AREA), described=True).contract
+
+    def untaught(folder: Path) -> dict[str, Any]:
+        torch.manual_seed(0)
+        model = RingMoE(TINY, contract)
+        checkpoint.save(folder, model)
+        return described(model, "RingMoE untaught")
+
+    learned = once(Draft("pretrain", 1, {}, cubes, untaught, 1), ledger)
+    labels = label_rasters(where, training_cubes.AREA, DAYS)
+    task = AdaptRequest(area=training_cubes.AREA, period=DAYS, steps=2, chips=4)
+    return Home(where, cubes, learned, once(adapt.draft(learned, cubes, labels, task, where), ledger))
 
 
 def report_of(made: ItemRef) -> dict[str, Any]:
