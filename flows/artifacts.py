@@ -12,6 +12,7 @@ from uuid import UUID
 
 from prefect.artifacts import (
     create_image_artifact,
+    create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
@@ -71,3 +72,9 @@ def show_table(key: str, rows: Sequence[Mapping[str, Any]], text: str) -> None:
     """A table, by rows."""
     if within_a_run():
         create_table_artifact([dict(row) for row in rows], key=key, description=text)
+
+
+def show_text(key: str, markdown: str, text: str) -> None:
+    """A page of Markdown."""
+    if within_a_run():
+        create_markdown_artifact(markdown, key=key, description=text)

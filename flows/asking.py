@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import geopandas as gpd
 import pystac
@@ -18,10 +18,11 @@ from pyogrio.errors import DataSourceError
 from catalog.antimeridian import bbox_of
 from catalog.errors import CatalogError, GridError, NothingFound
 from catalog.sensors import SENSORS
-from flows import recipes
-from flows.refs import AdaptRequest, Area, CompositeRequest, IngestRequest, Period, RunRequest, Where
+from flows import recipes, sizes
+from flows.refs import AdaptRequest, Area, CompositeRequest, IngestRequest, Period, PruneRequest, RunRequest, Where
 from flows.settings import Settings
 from flows.stac import label_rasters
+from ringmoe.errors import PruneError
 
 Failed = list[tuple[str, str]]
 """Folders that could not be registered, each with its reason."""
@@ -219,6 +220,42 @@ def adapt_request(
     return AdaptRequest(
         area=area_of(settings, bbox, area), period=period_of(settings, start, end), sensor=sensor, steps=steps
     )
+
+
+def prune_request(
+    *, to: str | None, profile: Path | None, steps: int, refit: bool = True, **named: str
+) -> PruneRequest:
+    """What `prune` is asked beside its task.
+
+    Parameters
+    ----------
+    named
+        Words that PruneRequest has a list of, by field.
+
+    Raises
+    ------
+    PruneError
+        A word is none of its list, there is no such size, or no such profile.
+    """
+    for field, word in named.items():
+        known = get_args(PruneRequest.model_fields[field].annotation)
+        if word not in known:
+            raise PruneError(
+                f"there is no {field} {word}",
+                item=f"--{field}",
+                enough=f"one of {', '.join(known)}",
+                todo="choose one of these",
+            )
+    if to is not None:
+        sizes.parse(to)
+    if profile is not None and not profile.exists():
+        raise PruneError(
+            "there is no such profile",
+            item=str(profile),
+            enough="profile.safetensors of a model that was pruned from the same parent",
+            todo="check the path, or leave --profile out",
+        )
+    return PruneRequest.model_validate({"to": to, "profile": profile, "steps": steps, "refit": refit, **named})
 
 
 def sandbox_run(settings: Settings, *, seed: int, size_px: int, quick: bool) -> tuple[RunRequest, Failed]:

@@ -18,6 +18,7 @@ from catalog import publish
 from catalog.ledger import Ledger, file_digest, unit_id
 from flows import progress
 from flows.refs import AdaptRequest, ItemRef, PretrainRequest, PruneRequest, Where
+from ringmoe.backbone import RingMoE
 from ringmoe.checkpoint import Checkpoint, load
 from ringmoe.contract import DataContract
 from ringmoe.errors import CheckpointError
@@ -113,32 +114,6 @@ def open_checkpoint(ref: ItemRef) -> Checkpoint:
     return found
 
 
-def described(found: Checkpoint, name: str) -> dict[str, Any]:
-    """`mlm:*` properties of an encoder without a head."""
-    return {
-        "mlm:name": name,
-        "mlm:architecture": "RingMoE: Swin V2 with modal-specialized, collaborative and shared experts",
-        "mlm:tasks": FEATURES,
-        "mlm:framework": "PyTorch",
-        "mlm:framework_version": torch.__version__.split("+")[0],
-        "mlm:total_parameters": sum(p.numel() for p in found.model.parameters()),
-        "mlm:pretrained": True,
-        "mlm:input": bands_of(found.contract),
-        "mlm:output": [
-            {
-                "name": "feature pyramid",
-                "tasks": ["similarity-search"],
-                "result": {
-                    "shape": [-1, found.config.dim * 8, -1, -1],
-                    "dim_order": ["batch", "channel", "height", "width"],
-                    "data_type": "float32",
-                },
-            }
-        ],
-        "ringmoe:contract": found.contract.digest(),
-    }
-
-
 def properties_of(ref: ItemRef) -> dict[str, Any]:
     """Properties of a published item."""
     return dict(_record(ref)["properties"])
@@ -203,6 +178,32 @@ def bands_of(contract: DataContract) -> list[dict[str, Any]]:
             }
         )
     return entries
+
+
+def described(model: RingMoE, name: str) -> dict[str, Any]:
+    """`mlm:*` properties of an encoder without a head."""
+    return {
+        "mlm:name": name,
+        "mlm:architecture": "RingMoE: Swin V2 with modal-specialized, collaborative and shared experts",
+        "mlm:tasks": FEATURES,
+        "mlm:framework": "PyTorch",
+        "mlm:framework_version": torch.__version__.split("+")[0],
+        "mlm:total_parameters": sum(p.numel() for p in model.parameters()),
+        "mlm:pretrained": True,
+        "mlm:input": bands_of(model.contract),
+        "mlm:output": [
+            {
+                "name": "feature pyramid",
+                "tasks": ["similarity-search"],
+                "result": {
+                    "shape": [-1, model.config.dim * 8, -1, -1],
+                    "dim_order": ["batch", "channel", "height", "width"],
+                    "data_type": "float32",
+                },
+            }
+        ],
+        "ringmoe:contract": model.contract.digest(),
+    }
 
 
 def _relative(ref: ItemRef) -> str:

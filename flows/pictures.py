@@ -33,20 +33,21 @@ def loss_curve(target: Path, loss: Sequence[float], terms: Mapping[str, Sequence
     whole, parts = figure.subplots(1, 2)
     window = max(1, len(loss) // 20)
     whole.plot(loss, color="0.75", linewidth=0.8)
-    whole.plot(np.arange(window - 1, len(loss)), _smooth(loss, window), color="C0")
+    whole.plot(np.arange(window - 1, len(loss)), smooth(loss, window), color="C0")
     whole.set(xlabel="step", ylabel="loss", title="all terms")
     for name, values in sorted(terms.items()):
         start = float(np.mean(values[:_LEAD])) if values else 0.0
         if start > 0:
-            smooth = _smooth(values, max(1, len(values) // 20))
-            parts.plot(np.linspace(0, len(loss), len(smooth)), smooth / start, label=name, linewidth=1)
+            curve = smooth(values, max(1, len(values) // 20))
+            parts.plot(np.linspace(0, len(loss), len(curve)), curve / start, label=name, linewidth=1)
     parts.set(xlabel="step", ylabel="over the start", title="each term")
     if parts.lines:
         parts.legend(fontsize=6, ncols=2)
-    _write(figure, target)
+    write(figure, target)
 
 
-def _smooth(values: Sequence[float], window: int) -> np.ndarray:
+def smooth(values: Sequence[float], window: int) -> np.ndarray:
+    """The running mean over a window, of which the ends fall off."""
     return np.convolve(np.asarray(values, dtype=np.float64), np.full(window, 1 / window), mode="valid")
 
 
@@ -69,7 +70,7 @@ def reconstructions(target: Path, guesses: Path) -> None:
     for axes, name in zip(rows, names, strict=True):
         parts = [arrays[f"{name}/{part}"] for part in ("truth_CHW", "known_CHW", "guess_CHW", "hidden_HW")]
         _row(axes, name, channels[name], *parts)
-    _write(figure, target)
+    write(figure, target)
 
 
 def _row(
@@ -101,7 +102,7 @@ def _row(
         axis.set_axis_off()
 
 
-def _write(figure: Figure, target: Path) -> None:
+def write(figure: Figure, target: Path) -> None:
     """As PNG, without the name of the software, which would make other bytes of the same picture."""
     FigureCanvasAgg(figure)
     figure.savefig(target, dpi=100, metadata={"Software": None})

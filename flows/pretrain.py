@@ -82,7 +82,7 @@ def _tell_all(folder: Path, kept: Path, learned: Mapping[str, Any], request: Pre
     pictures.reconstructions(folder.parent / "reconstructions.png", kept / GUESSES)
     found = checkpoint.load(folder)
     edge = max(1, min(10, len(loss) // 4))
-    return described(found, f"RingMoE {request.preset} pre-trained") | {
+    return described(found.model, f"RingMoE {request.preset} pre-trained") | {
         "ringmoe:loss_first": sum(loss[:edge]) / edge,
         "ringmoe:loss_last": sum(loss[-edge:]) / edge,
         "ringmoe:terms_last": {k: sum(v[-edge:]) / len(v[-edge:]) for k, v in terms.items()},

@@ -2,53 +2,70 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from torch import nn
 
-from catalog.ledger import Ledger
+from catalog.errors import StorageFull
+from catalog.ledger import Ledger, file_digest
 from catalog.search import Raster
-from flows import segment
-from flows.models import Draft, device, machine, once, open_checkpoint, recipe_of, told
+from flows import prune_report, segment, sizes
+from flows.cutting import Cut, Goal, cut, parameters, result_parameters
+from flows.models import Draft, described, device, has_head, machine, once, open_checkpoint
+from flows.recovery import Ground, encoder_of, everything, ground_of, recover, scored, taught_by
 from flows.refs import AdaptRequest, ItemRef, PruneRequest, Where
 from flows.select import identities, of_sensor
 from flows.stac import labels_to_learn
-from ringmoe.backbone import RingMoE
-from ringmoe.data import LabelledSampler
-from ringmoe.modality import Batch
-from ringmoe.prune import integrate, keep_collaborative, slice_modalities
+from ringmoe import checkpoint
+from ringmoe.checkpoint import Checkpoint
+from ringmoe.prune import survivors_of_blocks
 from ringmoe.tasks.segmentation import Segmenter
-from ringmoe.train import adapt as fine_tune
-from ringmoe.train import distil
-from ringmoe.usage import profile
+from ringmoe.usage_file import read_usage, write_usage
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 
-PROFILE_BATCHES = 8
-"""Batches over which experts are counted."""
+MARGIN_BYTES = 32 * 2**20
+"""Room beside the weights: report, profile, item."""
+
+
+class Pixels(NamedTuple):
+    """What a model is pruned on."""
+
+    cubes: Sequence[ItemRef]
+    """All; those of the sensor are learned from, and how all that the parent can take are routed is shown."""
+    labels: Sequence[Raster]
+    """None where the parent has no head: then its features alone are recovered."""
 
 
 def draft(
     parent: ItemRef,
-    cubes: Sequence[ItemRef],
-    labels: Sequence[Raster],
+    pixels: Pixels,
     request: PruneRequest,
     task_request: AdaptRequest,
     where: Where,
+    teacher: ItemRef | None = None,
 ) -> Draft:
-    """The checkpoint that a parent, the pixels it will work on and parameters determine."""
-    mine = of_sensor(cubes, task_request.sensor)
+    """The checkpoint that a parent, the pixels it will work on and parameters determine.
+
+    Parameters
+    ----------
+    teacher
+        Whom the result learns from; None for its parent.
+    """
+    of_sensor(pixels.cubes, task_request.sensor)
+    whose = teacher or parent
     inputs = {
         "parent": parent.checksum,
-        "cubes": sorted([c.id, c.checksum] for c in mine),
-        "labels": identities(labels),
-        "request": request.model_dump(mode="json"),
+        "teacher": whose.checksum,
+        "cubes": sorted([c.id, c.checksum] for c in pixels.cubes),
+        "labels": identities(pixels.labels),
+        "request": request.model_dump(mode="json", exclude={"profile"}),
+        "profile": None if request.profile is None else file_digest(request.profile),
         "task": task_request.model_dump(mode="json"),
         "machine": machine(where),
     }
@@ -56,92 +73,133 @@ def draft(
         "prune",
         RESULTS_VERSION,
         inputs,
-        (parent, *mine),
-        lambda folder: make(folder, parent, mine, labels, request, task_request, where),
+        (parent, *(() if whose.id == parent.id else (whose,)), *pixels.cubes),
+        lambda folder: make(folder, (parent, whose), pixels, request, task_request, where),
         where.threads,
     )
 
 
 def make(
     folder: Path,
-    parent: ItemRef,
-    cubes: Sequence[ItemRef],
-    labels: Sequence[Raster],
+    models: tuple[ItemRef, ItemRef],
+    pixels: Pixels,
     request: PruneRequest,
     task_request: AdaptRequest,
     where: Where,
 ) -> Mapping[str, Any]:
-    """Modality slice, collaborative experts, dense integration; then features are distilled and the task fine-tuned."""
+    """Slice, keep experts, integrate; then learn from the teacher and from labels; and tell all of it.
+
+    Parameters
+    ----------
+    folder
+        The checkpoint's; report, pictures and profile go beside it.
+    models
+        Parent and teacher.
+    """
+    base, ground, goal = _agreed(models[0], pixels, request, task_request, where)
+    teacher = _model(base if models[0].id == models[1].id else open_checkpoint(models[1]))
+    known = None if request.profile is None else read_usage(request.profile)
+    found = cut(base.model.to(device()), goal, ground.batches(), known)
+    student = taught_by(teacher, found.stages[-1][1])
+    measured = {"teacher": scored(teacher, teacher, ground), "pruned": scored(student, teacher, ground)}
+    histories = {}
+    if len(found.stages) > 2 or request.to is None:  # a slice gives the same bits: there is nothing to recover
+        for name, history in recover(student, teacher, ground, request, where):
+            histories[name] = history
+            measured[name] = scored(student, teacher, ground)
+    _save(folder, student, models[0], request, found)
+    write_usage(folder.parent / "profile.safetensors", found.usage)
+    seen = prune_report.Seen(found, measured, histories, ground, everything(base, pixels.cubes, task_request))
+    told = prune_report.write(folder.parent, seen, models[0].id, request, task_request)
+    return _describe(student, base, found) | {
+        "ringmoe:params": [parameters(model) for _, model in found.stages],
+        "ringmoe:stages": [name for name, _ in found.stages],
+        "ringmoe:scores": measured,
+        **told,
+    }
+
+
+def _agreed(
+    parent: ItemRef, pixels: Pixels, request: PruneRequest, task_request: AdaptRequest, where: Where
+) -> tuple[Checkpoint, Ground, Goal]:
+    """All that can be refused is refused here, before there is work."""
     base = open_checkpoint(parent)
-    teacher = segment.segmenter_of(base).to(device()).eval()
-    sampler = segment.sampler_of(segment.labelled(cubes, labels, task_request), base.contract, task_request)
-    stages = cut(teacher.backbone, sampler, request)
-    student = Segmenter(stages[-1][1].to(device()), teacher.config)
-    student.head.load_state_dict(copy.deepcopy(teacher.head.state_dict()))
-    student = student.to(device())
-    recipe = recipe_of(request, where)
-    told_twice = told("prune", 2 * request.steps), told("prune", 2 * request.steps, request.steps)
-    distilled = distil(student.backbone, teacher.backbone, _chips(sampler, teacher), recipe, on_step=told_twice[0])
-    tuned = fine_tune(student, sampler.stream(request.steps), recipe, on_step=told_twice[1])
+    ground = ground_of(base, of_sensor(pixels.cubes, task_request.sensor), pixels.labels, task_request)
+    weight = base.model.norm.weight
+    goal = Goal(request, ground.modality, sum(t.numel() for t in base.head_state.values()), weight.dtype)
+    needed = result_parameters(base.model, goal) * weight.itemsize + MARGIN_BYTES
+    check_room(where.published, needed)
+    return base, ground, goal
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """StorageFull where a disk has not so many bytes left."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageFull(
+            "the disk has no room for the pruned model",
+            item=f"{folder}: {free / 1e6:,.0f} MB free",
+            enough=f"{needed / 1e6:,.0f} MB",
+            todo="free space, choose another home (--home) or ask for a smaller model (--to)",
+        )
+
+
+def _model(found: Checkpoint) -> nn.Module:
+    model = segment.segmenter_of(found) if found.head_config else found.model
+    return model.to(device()).eval()
+
+
+def _save(folder: Path, student: nn.Module, parent: ItemRef, request: PruneRequest, found: Cut) -> None:
     provenance = {
         "step": "prune",
         "parent": parent.id,
-        "request": request.model_dump(mode="json"),
-        "stages": [[name, parameters(model)] for name, model in stages],
+        "request": request.model_dump(mode="json", exclude={"profile"}),
+        "stages": [[name, parameters(model)] for name, model in found.stages],
     }
-    segment.save(folder, student, provenance)
-    return segment.describe(student, "RingMoE pruned to one dense expert a block", base) | {
-        "ringmoe:params": [parameters(model) for _, model in stages],
-        "ringmoe:stages": [name for name, _ in stages],
-        "ringmoe:distilled_first": distilled.loss[0],
-        "ringmoe:distilled_last": distilled.loss[-1],
-        "ringmoe:loss_last": tuned.loss[-1],
-    }
+    if isinstance(student, Segmenter):
+        segment.save(folder, student, provenance)
+    else:
+        checkpoint.save(folder, encoder_of(student), provenance=provenance)
 
 
-def cut(backbone: RingMoE, sampler: LabelledSampler, request: PruneRequest) -> list[tuple[str, RingMoE]]:
-    """The parent and what each step of pruning leaves of it, by name."""
-    modality = sampler.modality
-    sliced = slice_modalities(backbone, [modality])
-    usage = profile(sliced, islice(_batches(sampler), PROFILE_BATCHES))
-    kept = keep_collaborative(sliced, usage, keep=request.collaborative)
-    usage = profile(kept, islice(_batches(sampler), PROFILE_BATCHES))
-    dense = integrate(kept, usage, method=request.method)
-    return [
-        ("teacher", backbone),
-        (f"{modality.value} slice", sliced),
-        (f"{request.collaborative} collaborative", kept),
-        (f"dense ({request.method})", dense),
-    ]
-
-
-def parameters(model: nn.Module) -> int:
-    """Count of a model's parameters."""
-    return sum(p.numel() for p in model.parameters())
-
-
-def _batches(sampler: LabelledSampler) -> Iterator[Batch]:
-    for chips, _ in sampler.stream():
-        yield {sampler.modality: chips.to(device())}
-
-
-def _chips(sampler: LabelledSampler, teacher: Segmenter) -> Iterator[Batch]:
-    for chips, _ in sampler.stream():
-        yield {teacher.config.modality: chips}
+def _describe(student: nn.Module, base: Checkpoint, found: Cut) -> dict[str, Any]:
+    dense = not any(left.slots for left in survivors_of_blocks(found.stages[-1][1]))
+    name = f"RingMoE pruned to {'one dense expert' if dense else 'fewer experts'} a block"
+    if isinstance(student, Segmenter):
+        return segment.describe(student, name, base)
+    return described(encoder_of(student), name)
 
 
 @task(name="prune", cache_policy=NO_CACHE)
 def prune_task(
-    parent: ItemRef, cubes: list[ItemRef], request: PruneRequest, task_request: AdaptRequest, where: Where
+    parent: ItemRef,
+    cubes: list[ItemRef],
+    request: PruneRequest,
+    task_request: AdaptRequest,
+    where: Where,
+    teacher: ItemRef | None = None,
 ) -> ItemRef:
     """One smaller checkpoint, on the GPU where there is one."""
-    labels = labels_to_learn(where, task_request.area, task_request.period)
-    return once(draft(parent, cubes, labels, request, task_request, where), Ledger(where.published))
+    labels = labels_to_learn(where, task_request.area, task_request.period) if has_head(parent) else ()
+    made = once(draft(parent, Pixels(cubes, labels), request, task_request, where, teacher), Ledger(where.published))
+    if made.fresh:
+        prune_report.show(made)
+    return made
 
 
 @flow(name="prune")
 def prune(
     parent: ItemRef, cubes: list[ItemRef], request: PruneRequest, task_request: AdaptRequest, where: Where
 ) -> ItemRef:
-    """An adapted model to a small dense one; one already made is only looked up."""
-    return prune_task(parent, cubes, request, task_request, where)
+    """A model to a smaller one; one already made is only looked up.
+
+    Of several numbers of experts each gives a model, which is the next one's parent; all learn from the first parent.
+    """
+    asked = None if request.to is None else sizes.parse(request.to)
+    if not isinstance(asked, sizes.Slots) or len(asked.counts) == 1:
+        return prune_task(parent, cubes, request, task_request, where)
+    made = parent
+    for place, count in enumerate(asked.counts):
+        step = request.model_copy(update={"to": str(count)} | ({"profile": None} if place else {}))
+        made = prune_task(made, cubes, step, task_request, where, parent)
+    return made

@@ -255,12 +255,22 @@ class AdaptRequest(BaseModel):
 
 
 class PruneRequest(BaseModel):
-    """A model becomes smaller: modality slice, collaborative experts, dense integration, recovery."""
+    """A model becomes smaller: modality slice, fewer experts, dense integration, recovery."""
 
+    to: str | None = None
+    """How small, as `flows.sizes.parse` reads it; None goes all the way to one dense expert a block."""
     collaborative: int = Field(default=1, ge=0)
     """Collaborative experts kept in each block before integration."""
+    criterion: Literal["usage", "norm", "error"] = "error"
+    """By what experts are kept: how often chosen, as in the paper; what they add; what the layer loses without them."""
+    dropped: Literal["survivor", "mean"] = "survivor"
+    """A token whose expert is gone takes its best survivor, or nothing plus the mean output of what is gone."""
     method: Literal["neurons", "kc", "ks", "ka"] = "neurons"
     """How experts become one dense FFN."""
+    refit: bool = True
+    """Whether its second matrix is then solved so that it answers as the experts did."""
+    profile: Path | None = None
+    """A profile of the slice, as an earlier run published it; None makes one."""
     steps: int = Field(default=60, ge=1)
     """Recovery steps, distilling and again fine-tuning."""
     rate: float = Field(default=2e-3, gt=0)

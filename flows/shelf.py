@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from odc.geo.geom import Geometry
 
 from catalog import cube, versions
@@ -71,6 +74,7 @@ def model(where: Where, step: str, item_id: str | None) -> ItemRef:
     """A checkpoint by its id, else the latest of a step; one made of superseded scenes only where there is no other.
 
     A name of `ringmoe.shipped` is an id too; where nothing was pre-trained yet, that is what there is to adapt.
+    Of pruned ones those that do a task come first, for that is what a map is made with.
 
     Raises
     ------
@@ -95,7 +99,7 @@ def model(where: Where, step: str, item_id: str | None) -> ItemRef:
             todo=f"make one first: `ringmoe {step}`",
         )
     old = outdated(where) if len(found) > 1 else {}
-    best = max(found, key=lambda i: (i["id"] not in old, i["properties"]["created"], i["id"]))
+    best = max(found, key=lambda i: (_maps(i), i["id"] not in old, i["properties"]["created"], i["id"]))
     return model_reference(best, ledger, fresh=False)
 
 
@@ -110,9 +114,13 @@ def mapper(where: Where, item_id: str | None, *, features: bool = False) -> Item
         When there is none, not even with the package.
     """
     if item_id is None:
-        made = [item["id"] for _, item in Ledger(where.published).items("models")]
+        made = [item["id"] for _, item in Ledger(where.published).items("models") if _maps(item)]
         for step in () if features else ("prune", "adapt"):
             if any(name.startswith(f"{step}_") for name in made):
                 return model(where, step, None)
         return model(where, "pretrain", None)
     return model(where, "prune", item_id)
+
+
+def _maps(item: Mapping[str, Any]) -> bool:
+    return "semantic-segmentation" in item["properties"].get("mlm:tasks", ())

@@ -52,7 +52,7 @@ def _publish(source: Path, name: str, item_id: str, ledger: Ledger, folder: Path
         shutil.copyfile(path, (folder if path.suffix == ".md" else folder / "checkpoint") / path.name)
     shown = found.meta["extent"]
     start, end = (datetime.fromisoformat(shown[key]) for key in ("start", "end"))
-    properties = described(found, f"RingMoE {name} pre-trained - comes with the package") | {
+    properties = described(found.model, f"RingMoE {name} pre-trained - comes with the package") | {
         SHIPPED: name,
         "ringmoe:provenance": json.loads(json.dumps({k: v for k, v in found.meta.items() if k != "extent"})),
     }

@@ -1,15 +1,17 @@
 """Pre-training, adapting to a task, recovering what pruning lost."""
 
-# Shape suffixes: B images, C channels, H rows, W columns.
+# Shape suffixes: B images, C channels, H rows, W columns, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol, TypeAlias, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ringmoe.errors import TrainingError
 from ringmoe.history import History, Step
 from ringmoe.loop import Loss, TrainConfig, device_of, fit
 from ringmoe.modality import Batch, Chips, Modality
@@ -101,42 +103,102 @@ def adapt(
             parameter.requires_grad_(flag)
 
 
+class Headed(Protocol):
+    """What `distil` asks of a model with a head, teacher and student alike: rooms of `ringmoe.tasks` are such."""
+
+    def pyramid_and_logits(self, chips: Chips) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Feature maps of chips of the head's modality, and logits_BKHW."""
+
+
+FEATURES = (3, 4)
+"""Stages whose maps a student is taught, counted from 1: what coarse maps say, finer ones are free to reach their way.
+"""
+
+
 def distil(
     student: nn.Module,
     teacher: nn.Module,
     batches: Iterable[Batch] | Callable[[int], Iterable[Batch]],
     config: TrainConfig,
     on_step: Callable[[Step], None] | None = None,
+    *,
+    stages: Sequence[int] = FEATURES,
+    temperature: float = 1.0,
 ) -> History:
-    """Teach a pruned model the features of the model it was cut from; no labels needed.
+    """Teach a pruned model what the model it was cut from makes of chips; no labels needed.
 
-    The loss is the student's squared error at each stage over the variance of the teacher's features there: 1 for a
-    student that knows only the mean, 0 for one that agrees.
+    The loss of a stage is the student's squared error over the variance of the teacher's features there: 1 for a
+    student that knows only the mean, 0 for one that agrees. Of models with a head it is the mean of these and
+    T^2 KL(teacher || student) of the classes at every valid pixel, T the temperature.
 
     Parameters
     ----------
     student, teacher
-        RingMoE of the same widths; only the student is trained, in place.
+        RingMoE of the same widths, or both such with a head of the same classes (`Headed`); only the student is
+        trained, in place, its head too.
     batches
-        Chips of modalities that both know, at least `config.steps` of them.
+        Chips of modalities that both know, of a head's modality alone, at least `config.steps` of them.
+    stages
+        Whose maps are compared, 1 to 4.
+
+    Raises
+    ------
+    TrainingError
+        As `fit`; or one has a head and the other none.
     """
+    if _headed(student) != _headed(teacher):
+        raise TrainingError(
+            "A model with a head cannot teach one without, nor the other way round",
+            item=f"{type(teacher).__name__} and {type(student).__name__}",
+            enough="two encoders, or two models with heads of the same classes",
+            todo="give the student the teacher's head, or teach the encoders alone",
+        )
     device = device_of(student)
     teacher.eval()
 
     def loss_of(batch: Batch) -> Loss:
         chips = {m: c.to(device) for m, c in batch.items()}
         with torch.no_grad():
-            wanted = teacher(chips).pyramids
-        return _feature_error(student(chips).pyramids, wanted)
+            wanted, answers = _seen(teacher, chips)
+        got, mine = _seen(student, chips)
+        terms = _feature_error(got, wanted, stages)
+        loss = torch.stack(list(terms.values())).mean()
+        if answers is not None and mine is not None:
+            valid_BHW = next(iter(chips.values())).valid_BHW
+            terms["logits"] = _divergence(mine, answers, valid_BHW, temperature)
+            loss = loss + terms["logits"]
+        return loss, terms
 
     return fit(student, loss_of, batches, config, size=lambda b: sum(len(c) for c in b.values()), on_step=on_step)
 
 
-def _feature_error(got: Mapping[Modality, tuple[Tensor, ...]], wanted: Mapping[Modality, tuple[Tensor, ...]]) -> Loss:
+Pyramids: TypeAlias = Mapping[Modality, tuple[Tensor, ...]]
+
+
+def _headed(model: nn.Module) -> bool:
+    return hasattr(model, "pyramid_and_logits")
+
+
+def _seen(model: nn.Module, batch: Batch) -> tuple[Pyramids, Tensor | None]:
+    if not _headed(model):
+        return model(batch).pyramids, None
+    ((modality, chips),) = batch.items()
+    pyramid, logits_BKHW = cast(Headed, model).pyramid_and_logits(chips)
+    return {modality: pyramid}, logits_BKHW
+
+
+def _feature_error(got: Pyramids, wanted: Pyramids, stages: Sequence[int]) -> dict[str, Tensor]:
     terms = {}
     for modality, pyramid in wanted.items():
-        for stage, (mine_BCHW, target_BCHW) in enumerate(zip(got[modality], pyramid, strict=True), start=1):
-            target_BCHW = target_BCHW.float()
+        for stage in stages:
+            mine_BCHW, target_BCHW = got[modality][stage - 1], pyramid[stage - 1].float()
             spread = target_BCHW.var(dim=(0, 2, 3), correction=0).mean().clamp_min(1e-6)
             terms[f"{modality.value}/stage{stage}"] = (mine_BCHW.float() - target_BCHW).square().mean() / spread
-    return torch.stack(list(terms.values())).mean(), terms
+    return terms
+
+
+def _divergence(mine_BKHW: Tensor, wanted_BKHW: Tensor, valid_BHW: Tensor, temperature: float) -> Tensor:
+    """Mean over valid pixels of T^2 sum_k p_k (log p_k - log q_k), p the teacher's classes at temperature T."""
+    wanted, mine = (F.log_softmax(x.float() / temperature, 1) for x in (wanted_BKHW, mine_BKHW))
+    apart_BHW = (wanted.exp() * (wanted - mine)).sum(1) * temperature**2
+    return (apart_BHW * valid_BHW).sum() / valid_BHW.sum().clamp_min(1)

@@ -178,6 +178,61 @@ def test_a_student_comes_closer_to_its_teacher():
     assert same.loss[0] == pytest.approx(0.0, abs=1e-9)
 
 
+def segmenters() -> tuple[Segmenter, Segmenter]:
+    """A teacher whose logits are far from even, and a student with another encoder and the same head."""
+    config = SegmentationConfig(Modality.MS, ("low", "middle", "high"), width=16)
+    torch.manual_seed(0)
+    teacher, student = Segmenter(model(0), config), Segmenter(model(1), config)
+    with torch.no_grad():
+        teacher.head.classify.weight.mul_(10)
+    student.head.load_state_dict(teacher.head.state_dict())
+    return teacher.eval(), student
+
+
+def one_modality(start: int = 0) -> Iterator[dict[Modality, Chips]]:
+    """Chips of which the upper half saw nothing."""
+    for batch in mixed(start):
+        seen = batch[Modality.MS]
+        valid_BHW = seen.valid_BHW.clone()
+        valid_BHW[:, :32] = False
+        yield {Modality.MS: Chips(seen.pixels_BCHW, valid_BHW)}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_first_loss_of_a_headed_student_is_the_divergence_of_its_classes(temperature: float):
+    """T^2 sum p log(p / q) over valid pixels, p and q softmax of logits over T, in double; features as they were."""
+    teacher, student = segmenters()
+    (chips,) = next(one_modality()).values()
+    with torch.no_grad():
+        p, q = ((m(chips).double() / temperature).softmax(1) for m in (teacher, student))
+        maps, wanted = (m.pyramid_and_logits(chips)[0] for m in (student, teacher))
+    apart_BHW = (p * (p / q).log()).sum(1) * temperature**2
+    config = TrainConfig(steps=1, warmup=1, threads=1)
+    history = distil(student, teacher, one_modality(), config, temperature=temperature)
+    assert history.terms["logits"][0] == pytest.approx(float(apart_BHW[chips.valid_BHW].mean()), rel=1e-5)
+    assert set(history.terms) == {"ms/stage3", "ms/stage4", "logits"}
+    stages = [(maps[i] - wanted[i]).square().mean() / wanted[i].var((0, 2, 3), correction=0).mean() for i in (2, 3)]
+    assert history.terms["ms/stage3"][0] == pytest.approx(float(stages[0]), rel=1e-5)
+    assert history.loss[0] == pytest.approx(float(sum(stages) / 2) + history.terms["logits"][0], rel=1e-5)
+
+
+def test_a_headed_student_comes_to_its_teachers_classes():
+    """Without any label the divergence falls to less than half, and the teacher stays as it was."""
+    teacher, student = segmenters()
+    before = [p.detach().clone() for p in teacher.parameters()]
+    history = distil(student, teacher, one_modality(), TrainConfig(steps=30, rate=3e-3, warmup=3, threads=1))
+    assert sum(history.terms["logits"][-3:]) < 0.5 * sum(history.terms["logits"][:3])
+    assert all(torch.equal(a, b) for a, b in zip(before, teacher.parameters(), strict=True))
+
+
+def test_a_head_alone_on_one_side_is_refused():
+    """An encoder has no classes to be compared."""
+    teacher, student = segmenters()
+    with pytest.raises(TrainingError, match="A model with a head cannot teach one without") as caught:
+        distil(student.backbone, teacher, one_modality(), TrainConfig(steps=1, threads=1))
+    assert caught.value.item == "Segmenter and RingMoE"
+
+
 def test_what_was_set_before_training_is_set_after():
     """Deterministic mode, thread count and the random state come back, after an error too."""
     module, threads, state = nn.Linear(1, 1), torch.get_num_threads(), torch.get_rng_state()

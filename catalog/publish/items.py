@@ -182,6 +182,15 @@ def map_item(
     return commit(ledger, "maps", item)
 
 
+_BESIDE = {
+    ".png": ("image/png", "overview", "_picture"),
+    ".html": ("text/html", "overview", "_page"),
+    ".md": ("text/markdown", "metadata", ""),
+    ".safetensors": ("application/octet-stream; application=safetensors", "metadata", ""),
+}
+"""Media type, role and what an asset's name ends in, of files beside a checkpoint; others are JSON."""
+
+
 def model_item(
     ledger: Ledger,
     item_id: str,
@@ -212,10 +221,9 @@ def model_item(
         if weights:
             asset.extra_fields |= {"mlm:artifact_type": "safetensors"} | bands
         item.add_asset(file.stem, asset)
-    kinds = {".png": ("image/png", "overview"), ".md": ("text/markdown", "metadata")}
     for file in sorted(p for p in folder.iterdir() if p.is_file()):
-        kind, role = kinds.get(file.suffix, ("application/json", "metadata"))
-        name = f"{file.stem}_picture" if role == "overview" else file.stem
+        kind, role, ending = _BESIDE.get(file.suffix, ("application/json", "metadata", ""))
+        name = file.stem + ending
         item.add_asset(name, _file(folder, file.name, file.name, kind, [role]))
     return commit(ledger, "models", item)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -117,21 +118,41 @@ def prune(
     area: AreaFile = None,
     start: From = None,
     end: To = None,
-    sensor: SENSOR = "sentinel-2",
-    model: Model = None,
-    method: Annotated[str, typer.Option(help="neurons, kc, ks or ka.")] = "neurons",
-    steps: Annotated[int, typer.Option(help="Recovery steps.")] = 100,
+    sensor: Annotated[str, typer.Option("--for", "--sensor", help="Whose images it will serve.")] = "sentinel-2",
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            metavar="SIZE",
+            help="How small: 1B or 250M parameters, 25% of the parent's, 200MB of weights, 6 experts a block, or "
+            "9,6,3,1: a model of each. [default: one dense expert a block]",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="ID", help="Of adapt, pretrain or prune. [default: latest adapted]")
+    ] = None,
+    method: Annotated[str, typer.Option(help="How experts become one: neurons, kc, ks or ka.")] = "neurons",
+    refit: Annotated[bool, typer.Option(help="Solve that one's second matrix for the experts' answers.")] = True,
+    criterion: Annotated[str, typer.Option(help="By what experts are kept: error, norm or usage.")] = "error",
+    dropped: Annotated[
+        str, typer.Option(help="What tokens of experts gone take: the best survivor, or nothing but the mean.")
+    ] = "survivor",
+    profile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A profile that an earlier run published.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Recovery steps.")] = 100,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
-    """Cut an adapted model down to one dense expert a block, and let it recover."""
+    """Cut a model down for one sensor to the size asked for, let it recover, and report what that cost and gained."""
     settings = settings_of(home)
     from flows import asking, shelf
     from flows.prune import prune as flow
-    from flows.refs import PruneRequest
 
     task = asking.adapt_request(settings, bbox, area, start, end, sensor, 1)
-    request = PruneRequest.model_validate({"method": method, "steps": steps})
+    request = asking.prune_request(
+        to=to, method=method, criterion=criterion, dropped=dropped, refit=refit, profile=profile, steps=steps
+    )
     with working(settings):
         parent = shelf.model(asking.where(settings), "adapt", model)
         made = flow(parent, shelf.cubes(asking.where(settings), task.area), request, task, asking.where(settings))

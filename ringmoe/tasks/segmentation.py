@@ -160,10 +160,14 @@ class Segmenter(nn.Module):
 
     def forward(self, chips: Chips) -> Tensor:
         """logits_BKHW of chips whose sides are multiples of 32 pixels; class code k + 1 stands at index k."""
+        return self.pyramid_and_logits(chips)[1]
+
+    def pyramid_and_logits(self, chips: Chips) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The feature maps that the head stands on, finest first, and its logits_BKHW."""
         modality = self.config.modality
         pyramid = self.backbone({modality: chips}).pyramids[modality]
         pixels_BCHW, valid_BHW = normalised(chips, self.backbone.contract.input_of(modality, chips.bands))
-        return self.head(pyramid, pixels_BCHW, valid_BHW)
+        return pyramid, self.head(pyramid, pixels_BCHW, valid_BHW)
 
     def loss(self, chips: Chips, labels_BHW: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Weighted cross entropy over labelled, valid pixels.

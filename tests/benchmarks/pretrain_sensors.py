@@ -70,3 +70,7 @@ LANDSAT5 = _spectral("landsat-5", LANDSAT_5, 25.0)
 CAPELLA = _radar("capella", 9.65, ["HH", "HV", "VH", "VV"], 0.5)
 UAVSAR = _radar("uavsar", 1.26, ["HH"], 7.0)
 SANDBOX_L1 = _radar("sandbox-quad", 5.4, ["HH", "HV", "VH", "VV"], 10.0)
+SANDBOX_OPT = _optical("sandbox-worldview", 4.0)
+"""WorldView's pixels of 2 m averaged two by two."""
+SANDBOX_MS = _spectral("sandbox-s2", {b: SENTINEL_2[b] for b in TEN}, 10.0)
+SANDBOX_L2 = _radar("sandbox-s1", 5.405, ["VV", "VH"], 10.0, looks=4.4)

@@ -1,0 +1,219 @@
+"""A model and what is asked of it -> the models that pruning leaves on the way there, none of them trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+
+from flows import sizes
+from flows.refs import PruneRequest
+from ringmoe import presets
+from ringmoe.backbone import RingMoE, RingMoEConfig
+from ringmoe.budget import Budget, Choice, keep_within, reach
+from ringmoe.criteria import Router, to_keep
+from ringmoe.errors import PruneError
+from ringmoe.modality import Batch, Modality
+from ringmoe.moe import Survivors
+from ringmoe.prune import (
+    Usage,
+    integrate,
+    profile,
+    slice_modalities,
+    survivors_of_blocks,
+    with_survivors,
+    without,
+)
+from ringmoe.refit import refit
+
+PROFILE_BATCHES = 8
+"""Batches over which experts are watched."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked of a checkpoint."""
+
+    request: PruneRequest
+    """All of it."""
+    modality: Modality
+    """Of the sensor that it will serve."""
+    head: int
+    """Parameters of the task's head, which stays as it is."""
+    dtype: torch.dtype
+    """Of the weights."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What pruning left."""
+
+    stages: tuple[tuple[str, RingMoE], ...]
+    """The parent and each smaller model by name, the last one the result."""
+    usage: Usage
+    """Profile of the slice."""
+
+
+def dense_config(config: RingMoEConfig) -> RingMoEConfig:
+    """The same with one network in every block: the least that is left of it."""
+    return replace(config, specialized=0, collaborative=0, shared=1, survivors=None)
+
+
+def parameters(model: torch.nn.Module) -> int:
+    """Count of a model's parameters."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def result_parameters(parent: RingMoE, goal: Goal) -> int:
+    """Most parameters that the result can have, its head counted; nothing is computed yet.
+
+    Raises
+    ------
+    PruneError
+        What is asked for is below what is possible.
+    """
+    contract = parent.contract.only([goal.modality])
+    least = presets.describe(dense_config(parent.config), contract).parameters + goal.head
+    if goal.request.to is None:
+        return least
+    asked, most = sizes.parse(goal.request.to), parameters(parent) + goal.head
+    if isinstance(asked, sizes.Slots):
+        _check_slots(parent, asked.counts[-1], goal.modality)
+        if asked.counts[-1] == 1:
+            return least
+        config = replace(parent.config, survivors=_first(parent, asked.counts[-1], goal.modality))
+        return presets.describe(config, contract).parameters + goal.head
+    return int(min(most, sizes.fitting(asked, most, goal.dtype.itemsize, least)))
+
+
+def cut(parent: RingMoE, goal: Goal, batches: Iterable[Batch], known: Usage | None = None) -> Cut:
+    """Slice, keep experts, integrate, as far down as it is asked for.
+
+    Parameters
+    ----------
+    batches
+        At least 3 PROFILE_BATCHES of chips that the result will work on.
+    known
+        A profile of the slice; None profiles it.
+
+    Raises
+    ------
+    PruneError
+        The profile is of another checkpoint, or there is no such model.
+    """
+    source = iter(batches)
+    sliced = slice_modalities(parent, [goal.modality])
+    if known is not None:
+        known.check(sliced)
+    usage = known or profile(sliced, _some(source))
+    stages = [("teacher", parent), (f"{goal.modality.value} slice", sliced)]
+    kept = _kept(parent, sliced, usage, goal)
+    if kept is not None:
+        stages.append(kept)
+    if _is_dense(parent, goal):
+        base = stages[-1][1]
+        seen = usage if base is sliced else profile(base, _some(source))
+        dense = integrate(base, seen, method=goal.request.method)
+        if goal.request.refit and base.config != dense.config:
+            dense = refit(dense, base, _some(source))
+        stages.append((f"dense ({goal.request.method})", dense))
+    return Cut(tuple(stages), usage)
+
+
+def _some(source: Iterable[Batch]) -> list[Batch]:
+    return [batch for batch, _ in zip(source, range(PROFILE_BATCHES), strict=False)]
+
+
+def _kept(parent: RingMoE, sliced: RingMoE, usage: Usage, goal: Goal) -> tuple[str, RingMoE] | None:
+    """The slice with fewer experts, by name; None where all stay, or none matters for what comes next."""
+    request = goal.request
+    if request.to is None or _is_dense(parent, goal):
+        count = min(request.collaborative, *(len(old.collaborative) for old in survivors_of_blocks(sliced)))
+        left = [_fewer(usage, i, None, count, request) for i in range(len(sliced.blocks()))]
+        found = with_survivors(sliced, usage, left)
+        return (f"{count} collaborative", found) if parameters(found) < parameters(sliced) else None
+    asked = sizes.parse(request.to)
+    if isinstance(asked, sizes.Slots):
+        left = [_slots(usage, i, asked.counts[-1], request) for i in range(len(sliced.blocks()))]
+        found = with_survivors(sliced, usage, left)
+        return (f"{asked.counts[-1]} experts a block", found) if parameters(found) < parameters(sliced) else None
+    room = _room(parent, goal, asked)
+    if room >= parameters(sliced):
+        return None
+    return f"within {asked.text}", keep_within(sliced, usage, Budget(room, "params"), _choice(request))
+
+
+def _choice(request: PruneRequest) -> Choice:
+    return Choice(("specialized", "collaborative"), 1, request.criterion, request.dropped)
+
+
+def _room(parent: RingMoE, goal: Goal, asked: sizes.Size) -> float:
+    """Parameters that the encoder may have."""
+    contract = parent.contract.only([goal.modality])
+    least = presets.describe(dense_config(parent.config), contract).parameters + goal.head
+    return sizes.fitting(asked, parameters(parent) + goal.head, goal.dtype.itemsize, least) - goal.head
+
+
+def _is_dense(parent: RingMoE, goal: Goal) -> bool:
+    """Whether nothing but one network a block is small enough."""
+    if goal.request.to is None:
+        return True
+    asked = sizes.parse(goal.request.to)
+    if isinstance(asked, sizes.Slots):
+        return asked.counts[-1] == 1
+    sliced = slice_modalities(parent, [goal.modality])
+    can = reach(sliced, Budget(1.0, "params"), _choice(goal.request))
+    return _room(parent, goal, asked) < can.least
+
+
+def _fewer(usage: Usage, block: int, modal: int | None, common: int | None, request: PruneRequest) -> Survivors:
+    """What a block keeps: so many experts of each router, all where it is None or there are no more."""
+    old = usage.config.survivors_of(block, len(usage.modalities))
+
+    def best(router: Router, ids: tuple[int, ...], count: int | None) -> tuple[int, ...]:
+        if count is None or count >= len(ids):
+            return ids
+        return to_keep(usage, router, count, request.criterion, request.dropped)
+
+    rows = enumerate(old.specialized)
+    specialized = tuple(best(Router(block, "specialized", row), ids, modal) for row, ids in rows)
+    collaborative = best(Router(block, "collaborative"), old.collaborative, common)
+    return without(old, Survivors(specialized, collaborative), request.dropped)
+
+
+def _slots(usage: Usage, block: int, count: int, request: PruneRequest) -> Survivors:
+    """Collaborative experts go first, to the last one, and then specialized ones, to the last."""
+    old = usage.config.survivors_of(block, len(usage.modalities))
+    modal, common = _shared_out(count - usage.config.shared, len(old.specialized[0]), len(old.collaborative))
+    return _fewer(usage, block, modal, common, request)
+
+
+def _shared_out(routed: int, modal: int, common: int) -> tuple[int, int]:
+    """Of so many experts of both kinds, how many stay when so many may, in the order of `_slots`."""
+    kept = min(common, max(1, routed - modal))
+    return min(modal, max(1, routed - kept)), kept
+
+
+def _first(parent: RingMoE, count: int, modality: Modality) -> tuple[Survivors, ...]:
+    """As many survivors a block as there will be, of the one modality; which ones is not known yet."""
+    found, row = [], parent.modalities.index(modality)
+    for old in survivors_of_blocks(parent):
+        ids = old.specialized[row]
+        modal, common = _shared_out(count - parent.config.shared, len(ids), len(old.collaborative))
+        found.append(Survivors((ids[:modal],), old.collaborative[:common]))
+    return tuple(found)
+
+
+def _check_slots(parent: RingMoE, count: int, modality: Modality) -> None:
+    """PruneError where no block can have so many networks, and not one either."""
+    row = parent.modalities.index(modality)
+    kinds = {bool(old.specialized[row]) + bool(old.collaborative) for old in survivors_of_blocks(parent)}
+    least = parent.config.shared + max(kinds)
+    if count != 1 and count < least:
+        raise PruneError(
+            f"{count} experts a block are below what is possible",
+            item=f"a model with {max(kinds)} kinds of routed experts and {parent.config.shared} shared",
+            enough=f"1, which is dense, or {least} or more: one of each kind",
+            todo="ask for one of these",
+        )

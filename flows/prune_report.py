@@ -1,0 +1,200 @@
+"""What pruning cost and what it gained: JSON for machines, a page with pictures for people, and both on Prefect's."""
+
+# Shape suffixes: L blocks, M modalities, E experts of a router.
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from catalog.ledger import write_whole
+from flows import panels
+from flows.artifacts import show_picture, show_table, show_text
+from flows.cutting import Cut, parameters
+from flows.models import device
+from flows.prune_page import CAPTIONS, markdown, page, score_rows, stage_rows
+from flows.recovery import ASKED_FROM, Ground
+from flows.refs import AdaptRequest, ItemRef, PruneRequest
+from ringmoe import presets
+from ringmoe.backbone import RingMoE
+from ringmoe.data import ChipSampler
+from ringmoe.live import most_bytes
+from ringmoe.modality import Batch
+from ringmoe.prune import survivors_of_blocks
+from ringmoe.train import History
+from ringmoe.usage import ExpertUsage, Usage, profile, similarity
+
+SHOWN = 4
+"""Batches of all modalities whose routes are shown."""
+TIMINGS = 3
+"""Of which the median counts, after one that does not."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a pruning was."""
+
+    cut: Cut
+    """The models on the way, before they learned."""
+    measured: Mapping[str, Mapping[str, float]]
+    """Scores by how far the work was: teacher, pruned, distilled, tuned."""
+    histories: Mapping[str, History]
+    """Of both phases of the recovery."""
+    ground: Ground
+    """Where it learned."""
+    everything: ChipSampler
+    """Chips of all modalities that the parent can take."""
+
+
+def write(folder: Path, seen: Seen, parent: str, request: PruneRequest, task: AdaptRequest) -> dict[str, Any]:
+    """Write report.json, report.html, and its pictures beside a checkpoint; what of it the item's properties say."""
+    batch, _ = seen.ground.batch(ASKED_FROM)
+    stages = [costs(name, model, batch) for name, model in seen.cut.stages]
+    whole = profile(seen.cut.stages[0][1], islice(_on_device(seen.everything), SHOWN))
+    routed = _routed(whole, seen)
+    curves = {
+        phase: {name: list(values) for name, values in history.terms.items()}
+        for phase, history in seen.histories.items()
+    }
+    told = {
+        "parent": parent,
+        "sensor": task.sensor,
+        "request": request.model_dump(mode="json"),
+        "stages": stages,
+        "experts": routed,
+        "similarity": _alike(whole),
+        "recovery": curves,
+        "scores": seen.measured,
+        "scored_on": "chips of the area, drawn anew; a teacher with a head has learned from their labels",
+    }
+    write_whole(folder / "report.json", told)
+    _draw(folder, told)
+    (folder / "report.html").write_text(page(folder, told))
+    return {"ringmoe:flops": [s["flops"] for s in stages], "ringmoe:slots": stages[-1]["slots"]}
+
+
+def costs(name: str, model: RingMoE, batch: Batch) -> dict[str, Any]:
+    """What a model takes: parameters and FLOPs are counted, images a second and memory measured on a batch."""
+    ((modality, chips),) = ((m, c.to(device())) for m, c in batch.items())
+    pixels = int(chips.pixels_BCHW.shape[-1])
+    cost = presets.describe(model.config, model.contract.only([modality]), pixels)
+    model = model.to(device()).eval()
+
+    @torch.inference_mode()
+    def run() -> None:
+        model({modality: chips})
+        if device().type == "cuda":
+            torch.cuda.synchronize()
+
+    took = []
+    for _ in range(TIMINGS + 1):
+        start = time.perf_counter()
+        run()
+        took.append(time.perf_counter() - start)
+    weights = sum(p.nbytes for p in model.parameters())
+    return {
+        "name": name,
+        "slots": slots_of(model),
+        "parameters": parameters(model),
+        "flops": cost.flops,
+        "images_per_second": round(len(chips) / statistics.median(took[1:]), 2),
+        "weights_mb": round(weights / 1e6, 3),
+        "memory_mb": round((weights + most_bytes(run)) / 1e6, 3),
+        "pixels": pixels,
+    }
+
+
+def slots_of(model: RingMoE) -> list[int]:
+    """Expert networks of each block, of all modalities."""
+    return [model.config.shared + left.slots for left in survivors_of_blocks(model)]
+
+
+def _on_device(sampler: ChipSampler) -> Iterator[Batch]:
+    for batch in sampler.stream():
+        yield {m: chips.to(device()) for m, chips in batch.items()}
+
+
+def _routed(whole: Usage, seen: Seen) -> dict[str, Any]:
+    """Shares of tokens by modality, block and expert, and which experts the result kept; None where there is none."""
+    config = whole.config
+    shares: dict[str, list[list[float | None]]] = {}
+    for row, modality in enumerate(whole.modalities):
+        if whole.tokens_M[row] > 0:
+            shares[modality.value] = [
+                _shares(modal, row, config.specialized) + _shares(common, row, config.collaborative)
+                for modal, common in zip(whole.specialized, whole.collaborative, strict=True)
+            ]
+    sparse = [model for _, model in seen.cut.stages[1:] if any(s.slots for s in survivors_of_blocks(model))]
+    kept = None
+    if sparse:
+        kept = [
+            [i in left.specialized[0] for i in range(config.specialized)]
+            + [i in left.collaborative for i in range(config.collaborative)]
+            for left in survivors_of_blocks(sparse[-1])
+        ]
+    return {
+        "specialized": config.specialized,
+        "collaborative": config.collaborative,
+        "of": seen.ground.modality.value,
+        "shares": shares,
+        "kept": kept,
+    }
+
+
+def _shares(used: ExpertUsage | None, row: int, count: int) -> list[float | None]:
+    if used is None:
+        return [None] * count
+    return [round(float(v), 6) for v in used.usage_ME[row]]
+
+
+def _alike(whole: Usage) -> dict[str, Any] | None:
+    """The similarity of the modalities profiled; None of one, or where no block has collaborative experts."""
+    rows = [i for i in range(len(whole.modalities)) if whole.tokens_M[i] > 0]
+    if len(rows) < 2 or all(used is None for used in whole.collaborative):
+        return None
+    alike_MM = similarity(whole)[rows][:, rows]
+    names = [whole.modalities[i].value for i in rows]
+    return {"modalities": names, "values": [[round(float(v), 6) for v in row] for row in alike_MM]}
+
+
+def _draw(folder: Path, told: Mapping[str, Any]) -> None:
+    found = told["experts"]
+    if found["shares"] and found["specialized"] + found["collaborative"]:
+        first = sorted(found["shares"], key=lambda name: name != found["of"])
+        shown = {name: np.array(found["shares"][name], dtype=float) for name in first}
+        kinds = (found["specialized"], found["collaborative"])
+        kept = None if found["kept"] is None else np.array(found["kept"])
+        panels.experts(folder / "experts.png", shown, kinds, kept)
+    if told["similarity"]:
+        panels.similarity(
+            folder / "similarity.png", np.array(told["similarity"]["values"]), told["similarity"]["modalities"]
+        )
+    if told["recovery"]:
+        panels.recovery(folder / "recovery.png", told["recovery"])
+    shares = {
+        stage: {k: v for k, v in values.items() if not k.startswith("stage")}
+        for stage, values in told["scores"].items()
+    }
+    if all(shares.values()):
+        panels.scores(folder / "scores.png", shares)
+
+
+def show(made: ItemRef) -> None:
+    """The report of a model on Prefect's pages."""
+    run, folder = made.id.removeprefix("prune_"), Path(made.asset).parent
+    told = json.loads((folder / "report.json").read_text())
+    text = f"# Pruned for {told['sensor']}\n\nFrom {told['parent']}.\n\n{markdown(stage_rows(told))}\n\n"
+    show_text(f"report-{run}", text + markdown(score_rows(told)) + "\n", "What pruning left, and what it is worth")
+    show_table(f"stages-{run}", told["stages"], "What each step of pruning left")
+    for name, caption in CAPTIONS.items():
+        if (folder / f"{name}.png").exists():
+            show_picture(f"{name}-{run}", folder / f"{name}.png", caption)

@@ -1,0 +1,328 @@
+"""Checkpoints made smaller: what is asked for is what comes out, reported and published; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import training_cubes
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+from catalog.errors import NothingFound, StorageFull
+from catalog.ledger import Ledger, file_digest, tree_digest
+from flows import adapt, sizes
+from flows.cutting import Goal, cut, parameters, result_parameters
+from flows.models import Draft, described, once, open_checkpoint
+from flows.prune import Pixels, draft, prune
+from flows.prune_report import costs
+from flows.refs import AdaptRequest, ItemRef, Period, PruneRequest, Where
+from flows.select import within
+from flows.stac import label_rasters
+from ringmoe import checkpoint, presets
+from ringmoe.backbone import RingMoE, RingMoEConfig
+from ringmoe.contract import DataContract
+from ringmoe.errors import ContractError, ModelError, PruneError
+from ringmoe.live import most_bytes
+from ringmoe.measure import measure_contract
+from ringmoe.modality import Chips, Modality
+from ringmoe.prune import slice_modalities, survivors_of_blocks
+from ringmoe.usage_file import read_usage
+
+TINY = RingMoEConfig(16, (1, 1, 1, 1), (1, 1, 2, 2), 4, (4, 4, 4, 2), embedding="spectral")
+DAYS = Period.model_validate({"start": "2025-06-01", "end": "2025-07-31"})
+
+
+class Home(NamedTuple):
+    """A home with a pre-trained and an adapted model."""
+
+    where: Where
+    cubes: list[ItemRef]
+    pretrained: ItemRef
+    adapted: ItemRef
+
+    def asked(self, **more: Any) -> AdaptRequest:
+        return AdaptRequest(**{"area": training_cubes.AREA, "period": DAYS, "steps": 2, "chips": 4} | more)
+
+    def pruned(self, parent: ItemRef, sensor: str = "sentinel-2", **request: Any) -> ItemRef:
+        """A unit of pruning, without Prefect."""
+        task, how = self.asked(sensor=sensor), PruneRequest(**{"steps": 2} | request)
+        labels = label_rasters(self.where, task.area, DAYS) if parent is self.adapted else ()
+        return once(draft(parent, Pixels(self.cubes, labels), how, task, self.where), Ledger(self.where.published))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    where, cubes = training_cubes.home(tmp_path_factory.mktemp("prune"))
+    ledger = Ledger(where.published)
+    contract = measure_contract(within(cubes, training_cubes.AREA), described=True).contract
+
+    def untaught(folder: Path) -> dict[str, Any]:
+        torch.manual_seed(0)
+        model = RingMoE(TINY, contract)
+        checkpoint.save(folder, model)
+        return described(model, "RingMoE untaught")
+
+    learned = once(Draft("pretrain", 1, {}, cubes, untaught, 1), ledger)
+    labels = label_rasters(where, training_cubes.AREA, DAYS)
+    task = AdaptRequest(area=training_cubes.AREA, period=DAYS, steps=2, chips=4)
+    return Home(where, cubes, learned, once(adapt.draft(learned, cubes, labels, task, where), ledger))
+
+
+def report_of(made: ItemRef) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(made.asset).parent / "report.json").read_text())
+    return found
+
+
+@pytest.mark.usefixtures("prefect_harness")
+def test_an_adapted_model_becomes_dense_and_tells_all_of_it(
+    home: Home, validate_offline: Callable[[Any], None]
+) -> None:
+    """The old line as a flow: the item derives from parent and cubes and names every file by its checksum; the report's
+    numbers are those of the models; pictures and page are there and on Prefect's pages; the parent is as it was."""
+    before = tree_digest(Path(home.adapted.href).parent)
+    made = prune(home.adapted, home.cubes, PruneRequest(steps=2), home.asked(), home.where)
+    assert tree_digest(Path(home.adapted.href).parent) == before
+    item = json.loads(Path(made.href).read_text())
+    validate_offline(item)
+    files = {name: (Path(made.href).parent / asset["href"]).resolve() for name, asset in item["assets"].items()}
+    pictures = {f"{name}_picture" for name in ("experts", "similarity", "recovery", "scores")}
+    assert set(files) == {"model", "config", "report", "report_page", "profile", *pictures}
+    assert all(file_digest(path) == item["assets"][name]["file:checksum"] for name, path in files.items())
+    sources = {link["title"] for link in item["links"] if link["rel"] == "derived_from"}
+    assert sources == {home.adapted.id, *(c.id for c in home.cubes)}
+    told, found = report_of(made), open_checkpoint(made)
+    assert [s["name"] for s in told["stages"]] == ["teacher", "ms slice", "1 collaborative", "dense (neurons)"]
+    assert [s["slots"][0] for s in told["stages"]] == [13, 9, 6, 1]
+    assert told["stages"][-1]["parameters"] == parameters(found.model)
+    assert found.head_config is not None
+    assert set(told["recovery"]) == {"distilled", "tuned"}
+    assert all(len(v) == 2 for terms in told["recovery"].values() for v in terms.values())
+    assert told["scores"]["teacher"]["agreement"] == 1.0
+    assert told["scores"]["teacher"]["stage4"] == 0.0
+    page = files["report_page"].read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "http" not in page.split("<style>")[0]
+    run = made.id.removeprefix("prune_")
+    keys = [f"{kind}-{run}" for kind in ("report", "stages", "experts", "similarity", "recovery", "scores")]
+    with get_client(sync_client=True) as client:
+        shown = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=keys)))
+    assert sorted(a.type for a in shown) == ["image"] * 4 + ["markdown", "table"]
+
+
+def test_the_experts_shown_are_those_that_were_profiled(home: Home) -> None:
+    """Shares of every router sum to 1, in both modalities' panels; as many are marked kept as the result has."""
+    made = home.pruned(home.pretrained, to="6")
+    told, found = report_of(made)["experts"], open_checkpoint(made)
+    assert set(told["shares"]) == {"ms", "sar_l2"}
+    for blocks in told["shares"].values():
+        rows = np.array(blocks)
+        np.testing.assert_allclose(rows[:, :4].sum(1), 1.0, atol=1e-5)
+        np.testing.assert_allclose(rows[:, 4:].sum(1), 1.0, atol=1e-5)
+    left = survivors_of_blocks(found.model)
+    assert [sum(row) for row in told["kept"]] == [s.slots for s in left] == [5] * 4
+    alike = np.array(report_of(made)["similarity"]["values"])
+    np.testing.assert_allclose(np.diag(alike), 1.0, atol=1e-6)
+    np.testing.assert_allclose(alike, alike.T, atol=1e-6)
+
+
+@pytest.mark.usefixtures("prefect_harness")
+def test_a_list_gives_a_model_of_each_and_no_head_grows(home: Home) -> None:
+    """3,1 of a pre-trained model: two items, each derived from the one before and taught by the first, by features
+    alone; both are encoders again."""
+    last = prune(home.pretrained, home.cubes, PruneRequest(to="3,1", steps=2), home.asked(), home.where)
+    folder, chain, name = Path(home.where.published) / "models", [], last.id
+    while name.startswith("prune_"):
+        chain.append(json.loads((folder / name / f"{name}.json").read_text()))
+        links = [x["title"] for x in chain[-1]["links"] if x["rel"] == "derived_from"]
+        parents = [title for title in links if not title.endswith("_cube")]
+        assert parents[-1] == home.pretrained.id
+        name = parents[0]
+    assert [c["properties"]["ringmoe:slots"] for c in chain] == [[1] * 4, [3] * 4]
+    assert [c["properties"]["mlm:tasks"] for c in chain] == [["similarity-search"]] * 2
+    assert set(report_of(last)["recovery"]) == {"distilled"}
+    found = open_checkpoint(last)
+    assert found.head_config is None
+    assert found.config.specialized == 0
+    assert set(found.contract.inputs) == {Modality.MS}
+
+
+def test_a_slice_needs_no_recovery(home: Home) -> None:
+    """It gives its parent's features bit for bit, so nothing is trained."""
+    told = report_of(home.pruned(home.pretrained, to="9"))
+    assert told["recovery"] == {}
+    assert told["scores"]["pruned"] == {"stage3": 0.0, "stage4": 0.0}
+
+
+def test_a_budget_is_kept_whatever_it_is_said_in(home: Home) -> None:
+    """Parameters, share and bytes of one size give one model; it is within, and less than one expert a router below."""
+    base = open_checkpoint(home.pretrained).model
+    usage = read_usage(Path(home.pruned(home.pretrained, to="9").asset).parent / "profile.safetensors")
+    whole, room = parameters(base), 0.7 * parameters(slice_modalities(base, [Modality.MS]))
+    found = []
+    for text in (f"{room:.0f}", f"{100 * room / whole:.8f}%", f"{room * 4 / 1000:.4f}KB"):
+        goal = Goal(PruneRequest(to=text), Modality.MS, 0, torch.float32)
+        found.append(cut(base, goal, (), usage).stages[-1][1])
+    assert len({model.config for model in found}) == 1
+    largest = max(p[0].numel() for name, p in base.named_parameters() if name.endswith("w1_ECH")) * 2.1
+    assert room - largest < parameters(found[0]) <= room
+    slots = [1 + left.slots for left in survivors_of_blocks(found[0])]
+    assert min(slots) < max(slots) <= 9
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("1B", (1e9, "parameters", 1.5e9)),
+        ("1.06B", (1.06e9, "parameters", 1.065e9)),
+        ("250m", (2.5e8, "parameters", 2.505e8)),
+        ("12000", (12000, "parameters", 12000)),
+        ("25%", (0.25, "share", 0.25)),
+        ("200MB", (2e8, "bytes", 2e8)),
+        ("1.5 GiB", (1.5 * 2**30, "bytes", 1.5 * 2**30)),
+    ],
+)
+def test_sizes_are_read(text: str, wanted: tuple[float, str, float]) -> None:
+    """Decimal and binary bytes, parameters with what their digits could also mean, shares."""
+    found = sizes.parse(text)
+    assert isinstance(found, sizes.Size)
+    assert (found.amount, found.unit) == (pytest.approx(wanted[0]), wanted[1])
+    assert found.reading == pytest.approx(wanted[2])
+
+
+def test_numbers_of_experts_are_read() -> None:
+    """One, or several that fall."""
+    assert sizes.parse("6") == sizes.Slots((6,))
+    assert sizes.parse("9, 6,3,1") == sizes.Slots((9, 6, 3, 1))
+
+
+@pytest.mark.parametrize("text", ["", "big", "0%", "101%", "1,3", "3,3", "0", "-1B", "5XB", "1.2.3M", "9,1B"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    """The four parts name what was written and what would have done."""
+    with pytest.raises(PruneError, match="no size of a model") as caught:
+        sizes.parse(text)
+    assert caught.value.item == f"--to {text}"
+    assert "9,6,3,1" in caught.value.enough
+
+
+def test_one_billion_is_what_is_left_of_the_papers_model() -> None:
+    """14.74 B to 1B: 1.06 B is the least there is and reads 1 B; a size that can be met is never passed."""
+    asked = sizes.parse("1B")
+    assert isinstance(asked, sizes.Size)
+    assert sizes.fitting(asked, 14_740_000_000, 2, 1_060_000_000) == 1_060_000_000
+    assert sizes.fitting(asked, 14_740_000_000, 2, 900_000_000) == 1e9
+    with pytest.raises(PruneError, match="1B is below what is possible"):
+        sizes.fitting(asked, 14_740_000_000, 2, 1_600_000_000)
+
+
+@pytest.mark.parametrize("to", ["10K", "1%", "9KB", "2"])
+def test_a_budget_below_what_is_possible_is_refused_before_work(
+    home: Home, to: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is profiled; the error says what is the least, and it is recorded."""
+    monkeypatch.setattr("flows.cutting.profile", lambda *_: pytest.fail("profiled"))
+    with pytest.raises(PruneError, match="below what is possible") as caught:
+        home.pruned(home.pretrained, to=to)
+    assert "dense" in caught.value.enough
+    assert any("below what is possible" in f["reason"] for f in Ledger(home.where.published).failures())
+
+
+def test_a_modality_that_the_model_has_not_is_refused(home: Home) -> None:
+    """No cube of it; a slice that has lost it; a head of another."""
+    with pytest.raises(NothingFound, match="no cube of worldview"):
+        home.pruned(home.pretrained, "worldview")
+    made = home.pruned(home.pretrained, to="9")
+    with pytest.raises(PruneError, match="whose modality sar_l2 it has not") as caught:
+        home.pruned(made, "sentinel-1")
+    assert "a sensor of ms" in caught.value.enough
+    with pytest.raises(PruneError, match="cannot be pruned for sentinel-1"):
+        home.pruned(home.adapted, "sentinel-1")
+
+
+def test_cubes_of_another_contract_are_refused(home: Home, tmp_path: Path) -> None:
+    """The model takes reflectance above the atmosphere; a cube that says it holds that of the ground is refused."""
+    strange = tmp_path / "sentinel-2_strange.zarr"
+    (mine,) = [c for c in home.cubes if c.id.startswith("sentinel-2")]
+    shutil.copytree(mine.asset, strange)
+    about = strange / "zarr.json"
+    about.write_text(about.read_text().replace('"toa_reflectance"', '"surface_reflectance"'))
+    other = mine.model_copy(update={"asset": str(strange), "checksum": "other"})
+    with pytest.raises(ContractError, match="quantity surface_reflectance"):
+        home._replace(cubes=[other]).pruned(home.pretrained)
+
+
+def test_a_profile_of_another_checkpoint_is_refused_and_its_own_taken(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A profile that was published serves again, for the same weights; it is not one of the adapted model."""
+    first = home.pruned(home.pretrained, to="6")
+    kept = Path(first.asset).parent / "profile.safetensors"
+    with pytest.raises(PruneError, match="profile is of another"):
+        home.pruned(home.adapted, profile=kept)
+    monkeypatch.setattr("flows.cutting.profile", lambda *_: pytest.fail("profiled anew"))
+    again = home.pruned(home.pretrained, to="6", profile=kept)
+    assert again.id != first.id
+    assert again.checksum.split("+")[-1] == first.checksum.split("+")[-1]
+
+
+def test_a_disk_too_small_is_refused_before_work(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room for weights and report is asked for first."""
+    left = shutil.disk_usage(home.where.published)._replace(free=2**20)
+    monkeypatch.setattr("flows.prune.shutil.disk_usage", lambda path: left)
+    monkeypatch.setattr("flows.cutting.profile", lambda *_: pytest.fail("profiled"))
+    with pytest.raises(StorageFull, match="no room for the pruned model") as caught:
+        home.pruned(home.pretrained, to="5")
+    assert "1 MB free" in caught.value.item
+
+
+def test_every_refusal_leaves_the_parent_alone(home: Home) -> None:
+    """Bytes of both parents' folders, before and after each."""
+    folders = [Path(ref.href).parent for ref in (home.pretrained, home.adapted)]
+    before = [tree_digest(folder) for folder in folders]
+    for parent, sensor, to in ((home.pretrained, "sentinel-2", "1K"), (home.adapted, "sentinel-1", "6")):
+        with pytest.raises(ModelError):
+            home.pruned(parent, sensor, to=to)
+    assert [tree_digest(folder) for folder in folders] == before
+
+
+def test_memory_counts_what_is_alive_at_once() -> None:
+    """4 kB, then 4 more, then the first are gone, and again: never more than 8; views are free."""
+
+    def run() -> torch.Tensor:
+        first = torch.zeros(1000)
+        second = first + 1
+        del first
+        third = second.view(10, 100) * 2
+        del second
+        return third.sum()
+
+    assert most_bytes(run) == 8000
+
+
+def test_costs_are_those_of_the_model(home: Home) -> None:
+    """Slots and parameters by count, FLOPs by the preset's formula, memory above the weights alone."""
+    model = open_checkpoint(home.pretrained).model
+    alone = DataContract({Modality.MS: model.contract.inputs[Modality.MS]}, described=True)
+    one = RingMoE(TINY, alone)
+    chips = Chips(torch.rand(2, 4, 64, 64), torch.ones(2, 64, 64, dtype=torch.bool), alone.inputs[Modality.MS].bands)
+    found = costs("one", one, {Modality.MS: chips})
+    assert found["slots"] == [9] * 4
+    assert found["parameters"] == parameters(one)
+    assert found["flops"] == presets.describe(TINY, alone, 64).flops
+    assert found["memory_mb"] > found["weights_mb"] == round(4 * parameters(one) / 1e6, 3)
+    assert found["images_per_second"] > 0
+
+
+@pytest.mark.parametrize(("to", "billions"), [("9", 6.53), ("6", 4.48), ("1", 1.06), ("1B", 1.06), ("30%", 4.42)])
+def test_the_room_asked_for_is_that_of_the_papers_models(to: str, billions: float) -> None:
+    """14.74 B for one modality on the meta device: known before anything is computed."""
+    with torch.device("meta"):
+        giant = RingMoE(presets.giant(), presets.paper_contract())
+    goal = Goal(PruneRequest(to=to), Modality.OPT, 0, torch.bfloat16)
+    assert result_parameters(giant, goal) == pytest.approx(billions * 1e9, abs=5e6)
