@@ -21,6 +21,7 @@ from bench_backbone import CONTRACT, batch_of  # noqa: E402
 from turns import in_turn, machine  # noqa: E402
 
 from ringmoe import presets  # noqa: E402
+from ringmoe.allocator import freed_memory_kept  # noqa: E402
 from ringmoe.backbone import STRIDE, RingMoE, RingMoEConfig  # noqa: E402
 from ringmoe.loop import TrainConfig, parameter_groups  # noqa: E402
 from ringmoe.masking import random_units  # noqa: E402
@@ -107,7 +108,8 @@ def measure(options: argparse.Namespace, device: str) -> dict[str, float]:
     if timm_reference.available():
         models["timm"] = theirs(config, options.images, options.pixels, **how)
     runs = {name: step_of(module, loss_of, dtype, device) for name, (module, loss_of) in models.items()}
-    found = in_turn(runs, options.rounds, ours="dense")
+    with freed_memory_kept():  # as in the training loop, and for all of them
+        found = in_turn(runs, options.rounds, ours="dense")
     figures = {f"{name}_images_per_second": round(options.images / found[f"{name}_s"], 3) for name in runs}
     for clock in ("", "processor_"):
         if f"{clock}vs_sparse" in found:
