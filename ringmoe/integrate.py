@@ -5,6 +5,7 @@ Shape legend: C width, H hidden width of a network, X hidden units of several ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -25,14 +26,14 @@ RANK_STEP = 8
 
 
 class Part(NamedTuple):
-    """One network of a block and what it weighs in the block's output, float64."""
+    """One network of a block and what it weighs in the block's output."""
 
     network: Network
-    """The expert."""
+    """The expert, as it is kept: any dtype and device."""
     weight: float
     """Its share of the tokens times its mean gate; 1 for the shared expert."""
     mean_H: Tensor
-    """Of its hidden units over the tokens sent to it."""
+    """Of its hidden units over the tokens sent to it, float64."""
     std_H: Tensor
     """The same."""
 
@@ -70,15 +71,16 @@ def integrate(model: RingMoE, usage: Usage, method: Method = "neurons") -> RingM
 def weighted(usage: Usage, block: int, found: list[Network]) -> list[Part]:
     """The networks of a block with their weights and moments; several shared experts stand as as many networks.
 
+    None is copied: each method computes in float64 and holds one of them so at a time, as far as it can.
+
     Parameters
     ----------
     found
         Routed experts by slot and then the shared network, as of `ringmoe.usage.networks`; any dtype and device.
     """
     weights = _weights(usage, block, usage.config.survivors_of(block, len(usage.modalities)))
-    exact = [Network(*(t.detach().double().cpu() for t in network)) for network in found]
     units, count = usage.units[block], usage.config.shared
-    routed, shared = exact[: len(weights)], exact[len(weights) :]
+    routed, shared = found[: len(weights)], found[len(weights) :]
     parts = [Part(*row) for row in zip(routed, weights, units.mean, units.std, strict=False)]
     for network in shared:
         means, stds = units.mean[-1].chunk(count), units.std[-1].chunk(count)
@@ -122,24 +124,33 @@ def dense_block(parts: list[Part], hidden: int, method: Method) -> dict[str, Ten
     return dict(zip(names, (dense.w1_CH.t(), dense.b1_H, dense.w2_HC.t(), dense.b2_C), strict=True))
 
 
-def side_by_side(parts: list[Part]) -> Network:
-    """One network of all hidden units, weights folded into the second matrix and bias: sum_p w_p E_p(x), exactly."""
+def folded(part: Part) -> Network:
+    """A network with its weight in the second matrix and bias, float64: w E(x)."""
+    w1_CH, b1_H, w2_HC, b2_C = (t.detach().double().cpu() for t in part.network)
+    return Network(w1_CH, b1_H, part.weight * w2_HC, part.weight * b2_C)
+
+
+def side_by_side(found: Sequence[Network]) -> Network:
+    """One network of all hidden units: the sum of the networks, exactly."""
     return Network(
-        torch.cat([p.network.w1_CH for p in parts], 1),
-        torch.cat([p.network.b1_H for p in parts]),
-        torch.cat([p.weight * p.network.w2_HC for p in parts]),
-        torch.stack([p.weight * p.network.b2_C for p in parts]).sum(0),
+        torch.cat([n.w1_CH for n in found], 1),
+        torch.cat([n.b1_H for n in found]),
+        torch.cat([n.w2_HC for n in found]),
+        torch.stack([n.b2_C for n in found]).sum(0),
     )
 
 
 def neurons(parts: list[Part], hidden: int) -> Network:
     """The hidden units that matter most; exact where there is room for all."""
-    whole = side_by_side(parts)
-    mean_X, std_X = torch.cat([p.mean_H for p in parts]), torch.cat([p.std_H for p in parts])
-    order_X = torch.argsort(whole.w2_HC.norm(dim=1) * std_X, descending=True, stable=True)
-    keep, drop = order_X[:hidden].sort().values, order_X[hidden:]
-    b2_C = whole.b2_C + mean_X[drop] @ whole.w2_HC[drop]
-    return _wide(Network(whole.w1_CH[:, keep], whole.b1_H[keep], whole.w2_HC[keep], b2_C), hidden)
+    scores = [folded(p).w2_HC.norm(dim=1) * p.std_H for p in parts]
+    chosen_X = torch.zeros(sum(map(len, scores)), dtype=torch.bool)
+    chosen_X[torch.argsort(torch.cat(scores), descending=True, stable=True)[:hidden]] = True
+    kept = []
+    for part, keep_H in zip(parts, chosen_X.split([len(score_H) for score_H in scores]), strict=True):
+        w1_CH, b1_H, w2_HC, b2_C = folded(part)
+        b2_C = b2_C + part.mean_H[~keep_H] @ w2_HC[~keep_H]
+        kept.append(Network(w1_CH[:, keep_H], b1_H[keep_H], w2_HC[keep_H], b2_C))
+    return _wide(side_by_side(kept), hidden)
 
 
 def compressed(parts: list[Part], hidden: int) -> Network:
@@ -148,36 +159,40 @@ def compressed(parts: list[Part], hidden: int) -> Network:
     Singular vectors have no sign of their own and a GELU is not odd: each is turned so that its sum is not negative,
     as units that rise together then rise in the compressed one, too.
     """
-    decomposed = [torch.linalg.svd(p.network.w1_CH.t(), full_matrices=False) for p in parts]
+    values = [torch.linalg.svdvals(p.network.w1_CH.detach().double().cpu()) for p in parts]
     offers = [
-        (-part.weight * float(values[start : start + RANK_STEP].norm()), start, i)
-        for i, (part, (_, values, _)) in enumerate(zip(parts, decomposed, strict=True))
-        for start in range(0, len(values) // RANK_STEP * RANK_STEP, RANK_STEP)
+        (-part.weight * float(values_R[start : start + RANK_STEP].norm()), start, i)
+        for i, (part, values_R) in enumerate(zip(parts, values, strict=True))
+        for start in range(0, len(values_R) // RANK_STEP * RANK_STEP, RANK_STEP)
     ]
     ranks = [0] * len(parts)
     for _, _, i in sorted(offers)[: hidden // RANK_STEP]:
         ranks[i] += RANK_STEP
-    small = []
-    for part, (u_HC, _, _), rank in zip(parts, decomposed, ranks, strict=True):
-        u_HR, network = u_HC[:, :rank], part.network
-        u_HR = u_HR * torch.where(u_HR.sum(0) < 0, -1.0, 1.0).to(u_HR)
-        w1_CR, w2_RC = network.w1_CH @ u_HR, u_HR.t() @ network.w2_HC
-        small.append(part._replace(network=Network(w1_CR, network.b1_H @ u_HR, w2_RC, network.b2_C)))
-    return _wide(side_by_side(small), hidden)
+    return _wide(side_by_side([_of_rank(folded(p), rank) for p, rank in zip(parts, ranks, strict=True)]), hidden)
+
+
+def _of_rank(network: Network, rank: int) -> Network:
+    u_HR = torch.linalg.svd(network.w1_CH.t(), full_matrices=False)[0][:, :rank]
+    u_HR = u_HR * torch.where(u_HR.sum(0) < 0, -1.0, 1.0).to(u_HR)
+    return Network(network.w1_CH @ u_HR, network.b1_H @ u_HR, u_HR.t() @ network.w2_HC, network.b2_C)
 
 
 def selected(parts: list[Part], hidden: int) -> Network:
     """The one network with the greatest weight."""
-    return _wide(side_by_side([max(parts, key=lambda p: p.weight)]), hidden)
+    return _wide(folded(max(parts, key=lambda p: p.weight)), hidden)
 
 
 def averaged(parts: list[Part], hidden: int) -> Network:
     """The mean of the networks by their weights, times the sum of these."""
     total = sum(p.weight for p in parts) or 1.0
-    w1_CH = torch.stack([p.weight / total * p.network.w1_CH for p in parts]).sum(0)
-    b1_H = torch.stack([p.weight / total * p.network.b1_H for p in parts]).sum(0)
-    w2_HC = torch.stack([p.weight * p.network.w2_HC for p in parts]).sum(0)
-    return _wide(Network(w1_CH, b1_H, w2_HC, side_by_side(parts).b2_C), hidden)
+    w1_CH, b1_H, w2_HC, b2_C = (torch.zeros_like(t, dtype=torch.float64, device="cpu") for t in parts[0].network)
+    for part in parts:
+        exact = folded(part)
+        w1_CH += part.weight / total * exact.w1_CH
+        b1_H += part.weight / total * exact.b1_H
+        w2_HC += exact.w2_HC
+        b2_C += exact.b2_C
+    return _wide(Network(w1_CH, b1_H, w2_HC, b2_C), hidden)
 
 
 def _wide(network: Network, hidden: int) -> Network:

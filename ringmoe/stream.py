@@ -11,8 +11,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from ringmoe.errors import PruneError
-from ringmoe.integrate import Method
-from ringmoe.lean import dense_within_memory
+from ringmoe.integrate import Method, dense_block, weighted
 from ringmoe.modality import Modality
 from ringmoe.moe import Survivors
 from ringmoe.ondisk import Opened, fill, open_on_disk, prefixes
@@ -109,7 +108,7 @@ def integrate_streamed(
     def dense(index: int, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         layer, width = model.blocks()[index].experts, model.blocks()[index].norm1.weight.numel()
         fill(layer, tensors)
-        found = dense_within_memory(usage, index, networks(layer), width * config.mlp_ratio, method)
+        found = dense_block(weighted(usage, index, networks(layer)), width * config.mlp_ratio, method)
         layer.to("meta")
         dtype = model.stored.like[f"{prefixes(model)[index]}norm1.weight"].dtype
         yield from ((name, tensor.to(dtype)) for name, tensor in found.items())

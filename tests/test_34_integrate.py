@@ -12,7 +12,7 @@ from routed_models import CONFIG, CONTRACT, TWO, answer, batch_of, inputs_of, la
 from ringmoe.backbone import RingMoE
 from ringmoe.bake import bake
 from ringmoe.errors import PruneError
-from ringmoe.integrate import Part, compressed, neurons, selected, side_by_side, weighted
+from ringmoe.integrate import Part, compressed, folded, neurons, selected, side_by_side, weighted
 from ringmoe.modality import Modality
 from ringmoe.prune import integrate, profile, slice_modalities
 from ringmoe.refit import refit
@@ -59,7 +59,7 @@ def test_all_neurons_side_by_side_are_the_weighted_sum():
     """Room for every unit: sum_p w_p E_p(x), activation and biases included."""
     parts, x_TC = parts_of(0.2, 1.0, 0.05), torch.randn(10, 16, dtype=torch.float64)
     want = sum(p.weight * out(p.network, x_TC) for p in parts)
-    for network in (side_by_side(parts), neurons(parts, 192), neurons(parts, 256)):
+    for network in (side_by_side([folded(p) for p in parts]), neurons(parts, 192), neurons(parts, 256)):
         torch.testing.assert_close(out(network, x_TC), want)
 
 
