@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +24,8 @@ from flows.refs import AdaptRequest, Area, CompositeRequest, IngestRequest, Peri
 from flows.settings import Settings
 from flows.stac import label_rasters
 from ringmoe.errors import PruneError
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}.*")
 
 Failed = list[tuple[str, str]]
 """Folders that could not be registered, each with its reason."""
@@ -220,6 +223,26 @@ def adapt_request(
     return AdaptRequest(
         area=area_of(settings, bbox, area), period=period_of(settings, start, end), sensor=sensor, steps=steps
     )
+
+
+def day_and_size(words: Sequence[str]) -> tuple[str | None, str | None]:
+    """What `prune --to` was given: a date is the last day of the period, anything else a size.
+
+    Raises
+    ------
+    PruneError
+        Two dates or two sizes.
+    """
+    days = [word for word in words if _DATE.fullmatch(word)]
+    named = [word for word in words if not _DATE.fullmatch(word)]
+    if len(days) > 1 or len(named) > 1:
+        raise PruneError(
+            "--to was given twice for one thing",
+            item=" and ".join(days if len(days) > 1 else named),
+            enough="one last day and one size",
+            todo="leave one out; several sizes are one word, as in 9,6,3,1",
+        )
+    return (days[0] if days else None), (named[0] if named else None)
 
 
 def prune_request(

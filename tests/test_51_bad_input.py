@@ -82,6 +82,7 @@ ASKED: dict[str, tuple[list[str], list[str]]] = {
     "a box of three numbers": (["search", "--bbox", "11,46,12"], ["11,46,12", "west,south,east,north"]),
     "a box upside down": (["search", "--bbox", "12,47,11,46"], ["12"]),
     "a size that is none": (["prune", "--to", "big"], ["--to big", "9,6,3,1"]),
+    "two sizes": (["prune", "--to", "1B", "--to", "25%"], ["--to was given twice", "9,6,3,1"]),
     "a criterion that is none": (["prune", "--criterion", "luck"], ["--criterion", "usage, norm, error"]),
     "a day that is none": (["search", "--from", "2025-02-30", "--to", "2025-03-01"], ["--from 2025-02-30"]),
     "a period that ends before it begins": (["search", "--from", "2025-06-01", "--to", "2025-05-01"], ["2025-06-01"]),

@@ -18,6 +18,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from catalog.errors import NothingFound, StorageFull
 from catalog.ledger import Ledger, file_digest, tree_digest
 from flows import adapt, sizes
+from flows.asking import day_and_size
 from flows.cutting import Goal, cut, parameters, result_parameters
 from flows.models import Draft, described, once, open_checkpoint
 from flows.prune import Pixels, draft, prune
@@ -326,3 +327,13 @@ def test_the_room_asked_for_is_that_of_the_papers_models(to: str, billions: floa
         giant = RingMoE(presets.giant(), presets.paper_contract())
     goal = Goal(PruneRequest(to=to), Modality.OPT, 0, torch.bfloat16)
     assert result_parameters(giant, goal) == pytest.approx(billions * 1e9, abs=5e6)
+
+
+def test_one_option_says_how_small_and_until_when() -> None:
+    """A date ends the period as it does in other verbs; whatever else is a size; each at most once."""
+    assert day_and_size(["2025-08-31", "1B"]) == ("2025-08-31", "1B")
+    assert day_and_size(["9,6,3,1"]) == (None, "9,6,3,1")
+    assert day_and_size([]) == (None, None)
+    with pytest.raises(PruneError, match="given twice") as refused:
+        day_and_size(["2025-08-31", "2025-09-30"])
+    assert "2025-09-30" in refused.value.item

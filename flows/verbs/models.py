@@ -117,17 +117,16 @@ def prune(
     bbox: Bbox = None,
     area: AreaFile = None,
     start: From = None,
-    end: To = None,
-    sensor: Annotated[str, typer.Option("--for", "--sensor", help="Whose images it will serve.")] = "sentinel-2",
     to: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
             "--to",
-            metavar="SIZE",
+            metavar="SIZE|DATE",
             help="How small: 1B or 250M parameters, 25% of the parent's, 200MB of weights, 6 experts a block, or "
-            "9,6,3,1: a model of each. [default: one dense expert a block]",
+            "9,6,3,1: a model of each. [default: one dense expert a block] A date is the last day, as elsewhere.",
         ),
     ] = None,
+    sensor: Annotated[str, typer.Option("--for", "--sensor", help="Whose images it will serve.")] = "sentinel-2",
     model: Annotated[
         str | None, typer.Option("--model", metavar="ID", help="Of adapt, pretrain or prune. [default: latest adapted]")
     ] = None,
@@ -149,9 +148,10 @@ def prune(
     from flows import asking, shelf
     from flows.prune import prune as flow
 
+    end, size = asking.day_and_size(to or [])
     task = asking.adapt_request(settings, bbox, area, start, end, sensor, 1)
     request = asking.prune_request(
-        to=to, method=method, criterion=criterion, dropped=dropped, refit=refit, profile=profile, steps=steps
+        to=size, method=method, criterion=criterion, dropped=dropped, refit=refit, profile=profile, steps=steps
     )
     with working(settings):
         parent = shelf.model(asking.where(settings), "adapt", model)
