@@ -73,10 +73,12 @@ def table(model: RingMoE, cubes: Sequence[xr.Dataset], request: PretrainRequest,
             halves = _halves(own, labels, request)
             if halves is not None:
                 modality = Modality(own[0].attrs["modality"])
-                kinds, classes = _features({"pretrained": model, "untrained": untrained}, modality, halves)
+                models = {"pretrained": model, "untrained": untrained}
+                kinds, classes = _features(models, modality, halves)
                 pixels[sensor] = [len(part) for part in classes]
                 for name, (train_ND, test_ND) in kinds.items():
-                    scores = asdict(probed(train_ND, classes[0], test_ND, classes[1]))
+                    parts = [model.config.dim * 2**stage for stage in range(4)] if name in models else ()
+                    scores = asdict(probed(train_ND, classes[0], test_ND, classes[1], parts=parts))
                     rows.append({"sensor": sensor, "features": name} | {k: round(v, 4) for k, v in scores.items()})
     note = "" if rows else "no label lies on enough pixels of a geocoded cube" if labels else "there are no labels"
     return {
