@@ -155,6 +155,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="instead of minutes")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=None, help="rows; the plain run is always made")
+    parser.add_argument("--asked", type=int, default=128, help="side of the scenes asked about, in pixels")
     parser.add_argument("--threads", type=int, default=None)
     options = parser.parse_args()
     if options.threads:
@@ -163,7 +164,7 @@ def main() -> None:
     for name in corpus.skipped:
         print(f"skipped {name}", file=sys.stderr)
     steps, seeds = (6, 1) if options.quick else (options.steps, options.seeds)
-    plan = {k: v for k, v in variants(Recipe(), corpus.scenes).items() if v.scenes}
+    plan = {k: v for k, v in variants(Recipe(asked_px=options.asked), corpus.scenes).items() if v.scenes}
     names = [n for n in plan if n != "plain" and (options.only is None or n in options.only)]
     plain, rows = [], {}
     for seed in range(seeds):
