@@ -29,6 +29,9 @@ FOR = {
 }
 """What each set asks."""
 
+ASKED_PX = 128
+"""Side that whole scenes are averaged down to before they are asked about."""
+
 Table = Mapping[str, Mapping[str, Mapping[str, float]]]
 """Data set, row, probe."""
 
@@ -73,7 +76,7 @@ def scores(model: RingMoE, realdata: Path) -> dict[str, dict[str, dict[str, floa
     untrained = RingMoE(model.config, model.contract).eval()
     found = {}
     for task in pretrain_sets.read_all(root=realdata).tasks:
-        table = ask({"pretrained": model, "untrained": untrained}, task, seed=0)
+        table = ask({"pretrained": model, "untrained": untrained}, task, seed=0, asked_px=ASKED_PX)
         found[task.name] = {
             row: {probe: round(float(getattr(table[row], probe)), 4) for probe in ("knn", "linear")} for row in ROWS
         }
@@ -150,5 +153,5 @@ def _table(table: Table) -> str:
     for name, rows in table.items():
         cells = [f"{100 * rows[row]['knn']:.1f} / {100 * rows[row]['linear']:.1f}" for row in ROWS]
         lines.append(f"| {FOR.get(name, name)} | " + " | ".join(cells) + " |")
-    text = "Share told right, in percent, by five nearest neighbours / by logistic regression; one split, one seed.\n\n"
+    text = f"Share told right, in percent, by five nearest neighbours / by logistic regression; one split, one seed, scenes of {ASKED_PX} px.\n\n"
     return text + "\n".join(lines)
