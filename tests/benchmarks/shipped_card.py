@@ -153,5 +153,6 @@ def _table(table: Table) -> str:
     for name, rows in table.items():
         cells = [f"{100 * rows[row]['knn']:.1f} / {100 * rows[row]['linear']:.1f}" for row in ROWS]
         lines.append(f"| {FOR.get(name, name)} | " + " | ".join(cells) + " |")
-    text = f"Share told right, in percent, by five nearest neighbours / by logistic regression; one split, one seed, scenes of {ASKED_PX} px.\n\n"
+    how = f"one split, one seed, scenes of {ASKED_PX} px"
+    text = f"Share told right, in percent, by five nearest neighbours / by logistic regression; {how}.\n\n"
     return text + "\n".join(lines)
