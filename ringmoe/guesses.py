@@ -41,8 +41,10 @@ def guesses(model: RingMoE, modelling: MaskedModelling, batch: Batch, *, seed: i
         As they were trained together, whole on one device.
     """
     device, objective = next(model.parameters()).device, modelling.objective
+    count = 2 if objective.views is not None and objective.config.cut else 1  # with its twin, where it has one
     chips = {
-        m: type(c)(c.pixels_BCHW[:1], c.valid_BHW[:1], c.bands, _first(c.gsd_B)).to(device) for m, c in batch.items()
+        m: type(c)(c.pixels_BCHW[:count], c.valid_BHW[:count], c.bands, _first(c.gsd_B, count)).to(device)
+        for m, c in batch.items()
     }
     seen: list[tuple[Any, ...]] = []
     watch = objective.register_forward_pre_hook(lambda module, args: seen.append(args))
@@ -66,5 +68,5 @@ def guesses(model: RingMoE, modelling: MaskedModelling, batch: Batch, *, seed: i
     return found
 
 
-def _first(gsd_B: Tensor | None) -> Tensor | None:
-    return None if gsd_B is None else gsd_B[:1]
+def _first(gsd_B: Tensor | None, count: int) -> Tensor | None:
+    return None if gsd_B is None else gsd_B[:count]
