@@ -178,7 +178,8 @@ def _input_contract(
 def _usable(source: Source, rng: np.random.Generator, windows: int, window_px: int) -> list[np.ndarray]:
     """Usable pixels, (C, N) each, of every look: the whole of it where it is small, windows drawn at random else.
 
-    Of very many looks or images, four times `windows` are drawn.
+    Of very many looks or images, four times `windows` are drawn. What cannot be read says nothing of the rest and is
+    left out here; who draws chips from it counts and lists it, and stops where it is too much.
     """
     out = []
     chosen: Sequence[int] = range(len(source.pictures))

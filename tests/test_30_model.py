@@ -24,13 +24,7 @@ SMALL = RingMoEConfig(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors: a second thread would only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def chips(modality: Modality, count: int, rows: int = 64, cols: int = 64, *, seed: int = 0) -> Chips:

@@ -18,13 +18,7 @@ from ringmoe.presets import paper_contract
 EACH = (0, 1, 2, 3)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors: a second thread would only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def layer_of(dim: int = 16, modalities: int = 2) -> RingMoELayer:

@@ -62,13 +62,7 @@ CONTRACT = DataContract(
 S2, L8, PLANET = specs(SENTINEL_2), specs(LANDSAT), specs(PLANETSCOPE)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors: a second thread would only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def model_of(seed: int = 0, config: RingMoEConfig = SHAPE) -> RingMoE:

@@ -11,19 +11,13 @@ from ringmoe import presets
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.modality import Chips, Modality
 
-pytestmark = pytest.mark.skipif(not timm_reference.available(), reason="timm is not installed")
+pytestmark = [
+    pytest.mark.skipif(not timm_reference.available(), reason="timm is not installed"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 CLOSE = 1e-10
 """Largest difference of a value; features are of the order of 1."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors: a second thread would only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def config_of(pixels: int) -> RingMoEConfig:

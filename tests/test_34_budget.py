@@ -17,14 +17,7 @@ from ringmoe.modality import Modality
 from ringmoe.moe import Survivors
 from ringmoe.prune import keep_experts, profile, slice_modalities, survivors_of_blocks
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors: a second thread would only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

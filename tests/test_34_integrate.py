@@ -18,14 +18,7 @@ from ringmoe.prune import integrate, profile, slice_modalities
 from ringmoe.refit import refit
 from ringmoe.usage import Network, networks
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors: a second thread would only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def parts_of(*weights: float, dim: int = 16, hidden: int = 64) -> list[Part]:

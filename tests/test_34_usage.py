@@ -16,14 +16,7 @@ from ringmoe.prune import keep_experts, profile, slice_modalities, survivors_of_
 from ringmoe.usage import similarity, weights_digest
 from ringmoe.usage_file import read_usage, write_usage
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors: a second thread would only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -22,13 +22,7 @@ from ringmoe.parallel import clip_gradients, part_of, spread
 HERE = Path(__file__).resolve().parent
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small tensors: a second thread would only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def torchrun(ranks: int, folder: Path, which: str) -> dict[str, list[float]]:

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from routed_models import CONTRACT, TWO, made
 
 from catalog.errors import StorageFull
-from ringmoe import presets, quantise
+from ringmoe import quantise
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.checkpoint import load, save
 from ringmoe.errors import CheckpointError, PruneError
@@ -25,32 +26,13 @@ from ringmoe.stream import Streaming, integrate_streamed, select_streamed
 from ringmoe.usage import Usage
 from ringmoe.walk import profile_streamed
 
-CONTRACT = presets.paper_contract()
 CONFIG = RingMoEConfig(
     dim=8, depths=(1, 1, 2, 1), heads=(1, 1, 2, 2), window=4, pretrain_windows=(4, 4, 4, 2), post_norm_init=1.0
 )
-TWO = (Modality.MS, Modality.SAR_L2)
 SHARDS = Streaming(shard_bytes=3 << 18)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small tensors: a second thread would only wait."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def made(config: RingMoEConfig = CONFIG) -> RingMoE:
-    """A model whose experts differ and whose routers have opinions."""
-    torch.manual_seed(0)
-    model = RingMoE(config, CONTRACT).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if ".experts." in name:
-                parameter.normal_(std=0.5 if name.endswith(("alized.weight", "rative.weight")) else 0.1)
-    return model
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def batches(*modalities: Modality) -> list[dict[Modality, Chips]]:
@@ -70,7 +52,7 @@ def parent(tmp_path_factory) -> Path:
     """A checkpoint in several files, with a head."""
     folder = tmp_path_factory.mktemp("stream") / "parent"
     head = {"head_state": {"weight": torch.arange(6.0)}, "head_config": {"kind": "any"}}
-    save(folder, made(), shard_bytes=1 << 21, provenance={"of": "a test"}, **head)
+    save(folder, made(CONFIG), shard_bytes=1 << 21, provenance={"of": "a test"}, **head)
     assert len(list(folder.glob("model-*.safetensors"))) > 2
     return folder
 
@@ -290,7 +272,7 @@ print(peak() - before)
 def test_pruning_takes_the_memory_of_the_largest_block(tmp_path, root):
     """Slice, profile and integration of 120 MB in a process whose peak grows by at most 1.5 blocks of 45 MB."""
     large = made(replace(CONFIG, dim=32, depths=(2, 2, 2, 2)))
-    save(tmp_path / "small", made())
+    save(tmp_path / "small", made(CONFIG))
     save(tmp_path / "large", large, shard_bytes=30 << 20)
     size = sum(t.nbytes for t in large.state_dict().values())
     block = sum(t.nbytes for t in large.blocks()[-1].state_dict().values())
