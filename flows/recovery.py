@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor, nn
 
 from catalog.search import Raster
@@ -19,7 +20,7 @@ from catalog.sensors import SENSORS
 from flows import segment
 from flows.models import device, recipe_of, told
 from flows.refs import AdaptRequest, ItemRef, PruneRequest, Where
-from flows.select import opened, within
+from flows.select import within
 from ringmoe.backbone import RingMoE
 from ringmoe.checkpoint import Checkpoint
 from ringmoe.data import EQUAL_MIX, ChipSampler, Crop, LabelledSampler
@@ -67,7 +68,7 @@ def ground_of(base: Checkpoint, cubes: Sequence[ItemRef], labels: Sequence[Raste
     PruneError
         The checkpoint knows no such modality, or its head is of another.
     ContractError
-        A cube does not honour the checkpoint's contract.
+        A cube within the area does not honour the checkpoint's contract.
     NothingFound
         No pixel, or no label, lies within the area.
     """
@@ -81,15 +82,21 @@ def ground_of(base: Checkpoint, cubes: Sequence[ItemRef], labels: Sequence[Raste
             enough=f"a sensor of {head if base.head_config else ', '.join(m.value for m in base.contract.inputs)}",
             todo="name such a sensor (--for), or another model (--model)",
         )
-    for dataset in opened(cubes):
-        base.contract.check(dataset.attrs)
     if base.head_config:
-        sampler = segment.sampler_of(segment.labelled(cubes, labels, request), base.contract, request)
-        return Ground(modality, sampler, None)
+        sources = segment.labelled(cubes, labels, request)
+        _check(base, [source.cube for source in sources])
+        return Ground(modality, segment.sampler_of(sources, base.contract, request), None)
     crop = Crop(chip_px=request.chip_px)
     area = within(cubes, request.area)
+    _check(base, area)
     plain = ChipSampler(area, base.contract, batch=request.chips, mix=EQUAL_MIX, crop=crop, seed=request.seed)
     return Ground(modality, None, plain)
+
+
+def _check(base: Checkpoint, cubes: Sequence[xr.Dataset]) -> None:
+    """Those elsewhere may be of another pixel size: they are not worked on."""
+    for dataset in cubes:
+        base.contract.check(dataset.attrs)
 
 
 def everything(base: Checkpoint, cubes: Sequence[ItemRef], request: AdaptRequest) -> ChipSampler:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,6 +116,15 @@ def submitter(client: Client, log: str = "") -> Any:
     return submit
 
 
+def until(true: Callable[[], bool], seconds: float = 30) -> bool:
+    """Whether something comes true; what is let go of here reaches client and scheduler a moment later."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.2)
+    return true()
+
+
 def outstanding(client: Client, count: int, payload: int) -> tuple[int, int, float]:
     """Most units ever submitted and not ended, most units alive here, and MB grown over the second half."""
     process, begun, most, alive, half = psutil.Process(), 0, 0, 0, 0
@@ -137,7 +146,7 @@ def outstanding(client: Client, count: int, payload: int) -> tuple[int, int, flo
         assert outcome.error is None
         seen.add(outcome.result)
     assert seen == set(range(count))
-    assert len(client.futures) <= 1
+    assert until(lambda: len(client.futures) <= 1), f"{len(client.futures)} futures are still held"
     return most, alive, (process.memory_info().rss - half) / 2**20
 
 
@@ -169,13 +178,7 @@ def test_a_hung_unit_is_ended_and_holds_nobody_up(client: Client, tmp_path: Path
         assert "within 4 s" in str(ended[number].error)
     assert isinstance(ended[7].error, ValueError)
     client.wait_for_workers(WORKERS, timeout=60)
-    for _ in range(60):  # what is let go of here reaches the scheduler a moment later
-        left = client.run_on_scheduler(lambda dask_scheduler: [str(t) for t in dask_scheduler.tasks])
-        if not left:
-            break
-        gc.collect()
-        time.sleep(0.5)
-    assert not left
+    assert until(lambda: not client.run_on_scheduler(lambda dask_scheduler: [str(t) for t in dask_scheduler.tasks]))
 
 
 def test_units_of_a_killed_worker_are_repeated_and_no_others(client: Client, tmp_path: Path) -> None:

@@ -8,15 +8,25 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import pystac
 import rasterio
 from odc.geo.geobox import GeoBox
 from rasterio.windows import Window
 
 from catalog.errors import PublishError
-from catalog.ledger import Ledger, file_digest
+from catalog.ledger import Ledger
 from catalog.publish.cog import room, to_cog
-from catalog.publish.items import FILE, PROJECTION, RASTER, Sources, commit, lonlat, new_item
+from catalog.publish.items import (
+    FILE,
+    PROJECTION,
+    RASTER,
+    Sources,
+    cog_asset,
+    commit,
+    file_asset,
+    lonlat,
+    new_item,
+    project,
+)
 
 NAME = "features.tif"
 
@@ -82,28 +92,12 @@ def features_item(
 ) -> dict[str, Any]:
     """Publish feature maps whose COG lies in folder, with tables (JSON) beside it."""
     item = new_item("maps", item_id, lonlat(box.extent), sources, [PROJECTION, RASTER, FILE])
-    item.properties |= dict(properties) | {
-        "proj:code": str(box.crs),
-        "proj:shape": [int(n) for n in box.shape],
-        "proj:transform": [float(v) for v in list(box.affine)[:6]],
-    }
+    item.properties |= dict(properties)
+    project(item, str(box.crs), box.shape, list(box.affine)[:6])
     gsd = round(math.hypot(box.affine.a, box.affine.d), 9)
     band = {"data_type": "float32", "nodata": "nan", "unit": "1", "spatial_resolution": gsd}
-    path = folder / NAME
-    about = {
-        "file:checksum": file_digest(path),
-        "file:size": path.stat().st_size,
-        "raster:bands": [dict(band) for _ in descriptions],
-        "bands": [{"name": f"component-{k}", "description": text} for k, text in enumerate(descriptions, start=1)],
-    }
-    kind = "image/tiff; application=geotiff; profile=cloud-optimized"
-    asset = pystac.Asset(
-        f"./{folder.name}/{NAME}", title="Features", media_type=kind, roles=["data"], extra_fields=about
-    )
-    item.add_asset("features", asset)
+    named = [{"name": f"component-{k}", "description": text} for k, text in enumerate(descriptions, start=1)]
+    item.add_asset("features", cog_asset(folder, NAME, "Features", [band] * len(named), {"bands": named}))
     for table in tables:
-        fields = {"file:checksum": file_digest(table), "file:size": table.stat().st_size}
-        href = f"./{folder.name}/{table.name}"
-        beside = pystac.Asset(href, table.stem, media_type="application/json", roles=["metadata"], extra_fields=fields)
-        item.add_asset(table.stem, beside)
+        item.add_asset(table.stem, file_asset(folder, table.name, table.stem, "application/json", ["metadata"]))
     return commit(ledger, "maps", item)

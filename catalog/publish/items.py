@@ -31,6 +31,7 @@ CLASSIFICATION = f"{_SCHEMA}/classification/v2.0.0/schema.json"
 FILE = f"{_SCHEMA}/file/v2.1.0/schema.json"
 DATACUBE = f"{_SCHEMA}/datacube/v2.2.0/schema.json"
 MLM = f"{_SCHEMA}/mlm/v1.4.0/schema.json"
+COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 
 COLLECTIONS = {
     "cubes": "Calibrated and co-registered scenes of one instrument over one tile",
@@ -98,7 +99,7 @@ def cube_item(
     if collection == "composites":
         item.properties |= {"ringmoe:composite": attrs["composite"], "ringmoe:period": attrs["period"]}
     if attrs["geobox"] is not None:
-        _project(item, attrs["geobox"]["crs"], attrs["geobox"]["shape"], attrs["geobox"]["affine"])
+        project(item, attrs["geobox"]["crs"], attrs["geobox"]["shape"], attrs["geobox"]["affine"])
     preview = write_preview(folder, cube, shares.index(max(shares)))
     digest, size = tree_digest(folder / "cube.zarr")
     bands = [
@@ -116,8 +117,9 @@ def cube_item(
         ),
     )
     if preview is not None:
-        kind = "image/tiff; application=geotiff; profile=cloud-optimized"
-        item.add_asset("preview", _file(folder, preview.name, "Clearest date, on the cube's grid", kind, ["overview"]))
+        item.add_asset(
+            "preview", file_asset(folder, preview.name, "Clearest date, on the cube's grid", COG, ["overview"])
+        )
     return commit(ledger, collection, item)
 
 
@@ -148,7 +150,7 @@ def map_item(
     footprint = lonlat(box.extent)
     item = new_item("maps", item_id, footprint, sources, [PROJECTION, RASTER, CLASSIFICATION, FILE])
     item.properties |= dict(properties)
-    _project(item, str(box.crs), box.shape, list(box.affine)[:6])
+    project(item, str(box.crs), box.shape, list(box.affine)[:6])
     gsd = round(math.hypot(box.affine.a, box.affine.d), 9)
     listed = [
         {"value": c.value, "name": re.sub("[^0-9A-Za-z_-]+", "_", c.name), "title": c.name, "description": c.name}
@@ -158,27 +160,27 @@ def map_item(
     nothing = {"value": 0, "name": "no_data", "title": "no data", "description": "nothing measured", "nodata": True}
     item.add_asset(
         "classes",
-        _raster(
+        cog_asset(
             folder,
             "classes.tif",
             "Most likely class",
-            {"data_type": "uint8", "nodata": 0, "spatial_resolution": gsd},
+            [{"data_type": "uint8", "nodata": 0, "spatial_resolution": gsd}],
             {"classification:classes": [nothing, *listed]},
         ),
     )
     item.add_asset(
         "confidence",
-        _raster(
+        cog_asset(
             folder,
             "confidence.tif",
             "Probability of that class",
-            {"data_type": "uint8", "nodata": 255, "scale": 0.01, "unit": "1", "spatial_resolution": gsd},
+            [{"data_type": "uint8", "nodata": 255, "scale": 0.01, "unit": "1", "spatial_resolution": gsd}],
             {},
         ),
     )
     for table in tables:
         kind = "text/csv" if table.suffix == ".csv" else "application/json"
-        item.add_asset(table.stem, _file(folder, table.name, table.stem, kind, ["metadata"]))
+        item.add_asset(table.stem, file_asset(folder, table.name, table.stem, kind, ["metadata"]))
     return commit(ledger, "maps", item)
 
 
@@ -217,14 +219,16 @@ def model_item(
     for file in sorted((folder / "checkpoint").iterdir()):
         weights = file.suffix == ".safetensors"
         kind = "application/octet-stream; application=safetensors" if weights else "application/json"
-        asset = _file(folder, f"checkpoint/{file.name}", file.name, kind, ["mlm:model"] if weights else ["metadata"])
+        asset = file_asset(
+            folder, f"checkpoint/{file.name}", file.name, kind, ["mlm:model"] if weights else ["metadata"]
+        )
         if weights:
             asset.extra_fields |= {"mlm:artifact_type": "safetensors"} | bands
         item.add_asset(file.stem, asset)
     for file in sorted(p for p in folder.iterdir() if p.is_file()):
         kind, role, ending = _BESIDE.get(file.suffix, ("application/json", "metadata", ""))
         name = file.stem + ending
-        item.add_asset(name, _file(folder, file.name, file.name, kind, [role]))
+        item.add_asset(name, file_asset(folder, file.name, file.name, kind, [role]))
     return commit(ledger, "models", item)
 
 
@@ -302,7 +306,8 @@ def commit(ledger: Ledger, collection: str, item: pystac.Item) -> dict[str, Any]
     return ledger.commit(collection, item.id, record)
 
 
-def _project(item: pystac.Item, crs: str, shape: Sequence[int], affine: Sequence[float]) -> None:
+def project(item: pystac.Item, crs: str, shape: Sequence[int], affine: Sequence[float]) -> None:
+    """Say on which grid an item's pixels lie: shape (rows, columns), affine as a, b, c, d, e, f."""
     if PROJECTION not in item.stac_extensions:
         item.stac_extensions = sorted([*item.stac_extensions, PROJECTION])
     item.properties |= {
@@ -332,14 +337,17 @@ def _dimensions(cube: xr.Dataset) -> dict[str, Any]:
     return dimensions
 
 
-def _raster(folder: Path, name: str, title: str, band: Mapping[str, Any], extra: Mapping[str, Any]) -> pystac.Asset:
-    kind = "image/tiff; application=geotiff; profile=cloud-optimized"
-    asset = _file(folder, name, title, kind, ["data"])
-    asset.extra_fields |= {"raster:bands": [dict(band)], **extra}
+def cog_asset(
+    folder: Path, name: str, title: str, bands: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]
+) -> pystac.Asset:
+    """A cloud-optimized GeoTIFF beside an item, with what the raster extension says of each band."""
+    asset = file_asset(folder, name, title, COG, ["data"])
+    asset.extra_fields |= {"raster:bands": [dict(band) for band in bands], **extra}
     return asset
 
 
-def _file(folder: Path, name: str, title: str, kind: str, roles: list[str]) -> pystac.Asset:
+def file_asset(folder: Path, name: str, title: str, kind: str, roles: list[str]) -> pystac.Asset:
+    """A file beside an item, with its checksum and size."""
     path = folder / name
     fields = {"file:checksum": file_digest(path), "file:size": os.path.getsize(path)}
     return pystac.Asset(f"./{folder.name}/{name}", title=title, media_type=kind, roles=roles, extra_fields=fields)
