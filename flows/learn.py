@@ -44,6 +44,8 @@ LEARNED, GUESSES, REFUSED, STATES = "learned.json", "guesses.safetensors", "refu
 LOST = "lost.json"
 LINES = 2000
 """Lines of the record that a run of any length has, about."""
+HELD = "--held"
+"""Said by who starts the ranks and wants them to end with it."""
 RARE = 100
 """Batches looked through for a chip of every modality."""
 
@@ -231,8 +233,9 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    """`torchrun -m flows.learn PLAN.json`: one rank; a refusal goes to a file, for whoever started the ranks."""
-    _end_with_parent()
+    """`torchrun ... -m flows.learn PLAN.json`: one rank; a refusal goes to a file, for whoever started the ranks."""
+    if HELD in sys.argv[2:]:
+        _end_with_parent()
     plan = Plan.model_validate_json(Path(sys.argv[1]).read_bytes())
     try:
         with ranks_of_torchrun():

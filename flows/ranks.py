@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flows.learn import REFUSED, Plan
+from flows.learn import HELD, REFUSED, Plan
 from ringmoe.errors import TrainingError
 from ringmoe.record import read
 
@@ -57,7 +57,17 @@ def run_ranks(plan: Plan, tell: Callable[[int, float], None]) -> None:
     file.write_text(plan.model_dump_json())
     refused.unlink(missing_ok=True)
     count = f"--nproc-per-node={plan.request.processes}"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", count, "-m", "flows.learn", str(file)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        count,
+        "-m",
+        "flows.learn",
+        str(file),
+        HELD,
+    ]
     with open(log, "wb") as out:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT)
         try:

@@ -60,8 +60,8 @@ class BandDecoder(nn.Module):
 class Completion(nn.Module):
     """Guesses the last map where units were hidden, one learned token each, from those around: a block of the encoder.
 
-    The block has no routed experts, and its norms start at 1, so that from the first step on a hidden unit is told
-    what is visible.
+    The block has no routed experts, a hidden width four times its own whatever the encoder's, and norms that start at
+    1, so that from the first step on a hidden unit is told what is visible.
 
     Parameters
     ----------
@@ -72,7 +72,9 @@ class Completion(nn.Module):
     def __init__(self, config: RingMoEConfig) -> None:
         super().__init__()
         dim = 8 * config.dim
-        plain = replace(config, specialized=0, collaborative=0, shared=1, survivors=None, post_norm_init=1.0)
+        plain = replace(
+            config, specialized=0, collaborative=0, shared=1, survivors=None, mlp_ratio=4, post_norm_init=1.0
+        )
         self.block = Block(plain, stage=3, index=0, block=0, modalities=1).apply(init_linear)
         self.norm = nn.LayerNorm(dim)
         self.mask_token = nn.Parameter(torch.zeros(dim))

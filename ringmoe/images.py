@@ -44,6 +44,8 @@ class ImageKind:
     """What one count is worth, as in 1 / 255."""
     nodata: float | None = None
     """Count that means nothing was measured; None takes what the file says."""
+    looks: float | None = None
+    """Equivalent number of looks of detected radar; None takes that of the sensor's row."""
 
 
 class _Opened(NamedTuple):
@@ -89,6 +91,7 @@ class ImageSource:
             "units": kind.units,
             "gsd_m": gsd_m,
             "bands": bands,
+            "looks": kind.looks,
             "tile": str(self.files[0].parent) if files else "no image",
             "counts": {"dtype": dtype, "scale": kind.scale},
         }

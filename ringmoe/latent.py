@@ -152,12 +152,16 @@ class ViewTerm(nn.Module):
         return summed(loss_N.sum()) / summed(loss_N.new_tensor(float(views)))
 
 
-def twice(chips: Chips) -> Chips:
-    """Every image and, after all of them, the same ones mirrored or turned; draws are torch's own."""
+def twice(chips: Chips, modality: Modality) -> Chips:
+    """Every image and, after all of them, the same ones mirrored or turned; draws are torch's own.
+
+    Complex radar keeps its rows and columns: they are azimuth and range, which are not alike.
+    """
     pixels_BCHW, valid_BHW = chips.pixels_BCHW, chips.valid_BHW
     flips = [axis for axis in (-2, -1) if torch.rand(()) < 0.5]
     turned, valid = pixels_BCHW.flip(flips), valid_BHW.flip(flips)
-    if pixels_BCHW.shape[-1] == pixels_BCHW.shape[-2] and torch.rand(()) < 0.5:
+    square = pixels_BCHW.shape[-1] == pixels_BCHW.shape[-2]
+    if square and modality is not Modality.SAR_L1 and torch.rand(()) < 0.5:
         turned, valid = turned.transpose(-1, -2), valid.transpose(-1, -2)
     gsd_B = None if chips.gsd_B is None else chips.gsd_B.repeat(2)
     return Chips(torch.cat([pixels_BCHW, turned]), torch.cat([valid_BHW, valid]), chips.bands, gsd_B)

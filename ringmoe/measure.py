@@ -171,8 +171,14 @@ def _input_contract(
         mean=mean,
         std=std,
         gsd_m=(min(gsd), max(gsd)),
-        looks=SENSORS[attrs["sensor"]].looks if attrs["sensor"] in SENSORS else 1.0,
+        looks=_looks(attrs),
     )
+
+
+def _looks(attrs: Mapping[str, Any]) -> float:
+    """Equivalent number of looks: what the product says of itself, else its sensor's, else one."""
+    said = attrs.get("looks")
+    return float(said or (SENSORS[attrs["sensor"]].looks if attrs["sensor"] in SENSORS else 1.0))
 
 
 def _usable(source: Source, rng: np.random.Generator, windows: int, window_px: int) -> list[np.ndarray]:

@@ -182,8 +182,8 @@ class MaskedModelling(nn.Module):
     def forward(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The loss of a batch and its named terms."""
         if self.objective.views is not None:
-            light, views = self.objective.config.light, apart if self.objective.config.cut else twice
-            batch = {m: lit(views(chips), m, light) for m, chips in batch.items()}
+            light, cut = self.objective.config.light, self.objective.config.cut
+            batch = {m: lit(apart(chips) if cut else twice(chips, m), m, light) for m, chips in batch.items()}
         drawn = mask_batch(batch, generator=torch.default_generator, share=self.share)
         masks = {m: mask.to(batch[m].pixels_BCHW.device, non_blocking=True) for m, mask in drawn.items()}
         if self.completion is None:

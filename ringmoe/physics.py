@@ -60,6 +60,39 @@ def determinant_power(parts_BCHW: Tensor) -> Tensor:
     return (hh * vv - hv * vh).abs()[:, None]
 
 
+def multilooked_eigenvalues(parts_BCHW: Tensor, side_px: int) -> Tensor:
+    """Eigenvalues of the covariance matrix of all polarisations, averaged over squares of so many pixels.
+
+    C = <k k^H> with k the scattering vector; a unitary change of polarisation basis is a unitary change of k, which
+    leaves them. Of one look C has rank 1 and one eigenvalue, the total power: they say more only after averaging over
+    at least as many looks as there are polarisations (Lee and Pottier 2009, section 3.3). Rows and columns beyond the
+    last whole square are left out.
+
+    Parameters
+    ----------
+    parts_BCHW
+        Amplitudes: real and imaginary part of each polarisation; axis 1 is the channel.
+    side_px
+        Side of a square, its square at least the number of polarisations.
+
+    Returns
+    -------
+    Tensor
+        (B, P, H / side_px, W / side_px), linear power, the largest first; NaN where a pixel of the square is.
+    """
+    k_BPHW = torch.view_as_complex(parts_BCHW.unflatten(1, (-1, 2)).movedim(2, -1).contiguous())
+    if side_px**2 < k_BPHW.shape[1]:
+        raise ValueError(f"{side_px**2} looks cannot tell {k_BPHW.shape[1]} eigenvalues apart")
+    products_BCHW = torch.view_as_real((k_BPHW[:, :, None] * k_BPHW[:, None].conj()).flatten(1, 2))
+    averaged = torch.nn.functional.avg_pool2d(products_BCHW.movedim(-1, 1).flatten(0, 1), side_px)
+    real, imaginary = averaged.unflatten(0, (-1, 2)).unbind(1)
+    count = k_BPHW.shape[1]
+    matrix = torch.complex(real, imaginary).movedim(1, -1).unflatten(-1, (count, count))
+    known = torch.isfinite(torch.view_as_real(matrix)).all(-1).all(-1).all(-1)
+    found = torch.linalg.eigvalsh(matrix.where(known[..., None, None], 0.0)).flip(-1).clamp(min=0)
+    return found.where(known[..., None], float("nan")).movedim(-1, 1)
+
+
 def log_power(power: Tensor, reference: float | Tensor = 1.0) -> Tensor:
     """Natural logarithm of a linear power over a reference, ln(P / P_ref + 1e-6); power below 0 counts as 0."""
     return torch.log(power.clamp(min=0) / reference + POWER_FLOOR)

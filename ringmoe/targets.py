@@ -5,6 +5,7 @@ Shape legend: B image, C channel, H row, W column.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,13 +21,20 @@ from ringmoe.physics import (
     gamma_deviance,
     log_power,
     log_ratios,
+    multilooked_eigenvalues,
     spectral_angle,
     total_power,
 )
 
-QUAD_POL = ("HH", "HV", "VH", "VV")
+QUAD_POL = tuple((polarisation, part) for polarisation in ("HH", "HV", "VH", "VV") for part in ("re", "im"))
+"""Channels of which the determinant is made, in its order."""
+
 BRIGHT = 10.0
 """Power over the reference above which the linear term counts no more: bright targets stand in the logarithmic one."""
+
+
+LOOKED = 4
+"""Side, in pixels, of the squares over which covariance matrices are averaged: 16 looks for at most 4 channels."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,9 @@ class TermWeights:
     """Complex radar: absolute error of total power over its mean."""
     determinant: float = 0.5
     """Complex quad-pol radar: absolute error of the logarithm of |HH VV - HV VH|."""
+    eigenvalues: float = 0.0
+    """Complex radar of several polarisations: absolute error of the logarithms of the eigenvalues of the covariance
+    matrix averaged over squares of LOOKED pixels."""
     speckle: float = 1.0
     """Detected radar: Gamma deviance of the intensity, by the product's number of looks."""
 
@@ -55,7 +66,7 @@ class TermWeights:
     def physical(self, modality: Modality) -> bool:
         """Whether any term of a radar modality's own physics is on."""
         if modality is Modality.SAR_L1:
-            return max(self.power, self.linear_power, self.determinant) > 0
+            return max(self.power, self.linear_power, self.determinant, self.eigenvalues) > 0
         return modality is Modality.SAR_L2 and self.speckle > 0
 
 
@@ -80,9 +91,9 @@ class Error(NamedTuple):
 
 
 def guessed_bands(contract: InputContract, weights: TermWeights) -> int:
-    """Channels a decoder guesses: the bands; of complex radar, with its physics, total power and determinant."""
+    """Channels a decoder guesses: the bands; of complex radar, with its physics, what a change of basis conserves."""
     if contract.modality is Modality.SAR_L1 and weights.physical(Modality.SAR_L1):
-        return 2
+        return 2 + (len(contract.bands) // 2 if weights.eigenvalues > 0 else 0)
     return len(contract.bands)
 
 
@@ -92,13 +103,24 @@ def truth(contract: InputContract, chips: Chips, weights: TermWeights) -> Truth:
         return Truth(*normalised_bands(chips, contract))
     reference = sum(s * s for s in contract.std)
     power_B1HW = total_power(chips.pixels_BCHW)
-    if tuple(b.polarisation for b in contract.bands[::2]) == QUAD_POL:
-        determinant_B1HW = determinant_power(chips.pixels_BCHW)
+    have = [(band.polarisation, band.part) for band in contract.bands]
+    if sorted(have) == sorted(QUAD_POL):
+        determinant_B1HW = determinant_power(chips.pixels_BCHW[:, [have.index(channel) for channel in QUAD_POL]])
     else:
         determinant_B1HW = torch.full_like(power_B1HW, float("nan"))
-    both_BCHW = torch.cat([power_B1HW, determinant_B1HW], 1)
-    known_BCHW = chips.valid_BHW[:, None] & torch.isfinite(both_BCHW)
-    return Truth(log_power(both_BCHW, reference).where(known_BCHW, 0.0), known_BCHW)
+    conserved = [power_B1HW, determinant_B1HW]
+    if weights.eigenvalues > 0:
+        conserved.append(_eigenvalues(chips))
+    all_BCHW = torch.cat(conserved, 1)
+    known_BCHW = chips.valid_BHW[:, None] & torch.isfinite(all_BCHW)
+    return Truth(log_power(all_BCHW, reference).where(known_BCHW, 0.0), known_BCHW)
+
+
+def _eigenvalues(chips: Chips) -> Tensor:
+    """Of each pixel those of its square; NaN where a pixel of it is invalid."""
+    parts_BCHW = chips.pixels_BCHW.where(chips.valid_BHW[:, None], float("nan"))
+    found_BPHW = multilooked_eigenvalues(parts_BCHW, LOOKED)
+    return found_BPHW.repeat_interleave(LOOKED, -2).repeat_interleave(LOOKED, -1)
 
 
 def errors(contract: InputContract, guess_BCHW: Tensor, wanted: Truth, weights: TermWeights) -> Mapping[str, Error]:
@@ -118,12 +140,13 @@ def errors(contract: InputContract, guess_BCHW: Tensor, wanted: Truth, weights: 
 
 def _complex_radar(guess_BCHW: Tensor, wanted: Truth, weights: TermWeights) -> dict[str, Error]:
     off_BCHW = (guess_BCHW - wanted.values_BCHW).abs()
-    linear_B1HW, true_B1HW = (v[:, :1].exp().clamp(max=BRIGHT) for v in (guess_BCHW, wanted.values_BCHW))
-    power_known, determinant_known = wanted.known_BCHW.split(1, 1)
+    linear_B1HW, true_B1HW = (v[:, :1].clamp(max=math.log(BRIGHT)).exp() for v in (guess_BCHW, wanted.values_BCHW))
+    power_known, determinant_known = wanted.known_BCHW[:, :1], wanted.known_BCHW[:, 1:2]
     return {
         "power": Error(off_BCHW[:, :1], power_known, weights.power),
         "linear_power": Error((linear_B1HW - true_B1HW).abs(), power_known, weights.linear_power),
-        "determinant": Error(off_BCHW[:, 1:], determinant_known, weights.determinant),
+        "determinant": Error(off_BCHW[:, 1:2], determinant_known, weights.determinant),
+        "eigenvalues": Error(off_BCHW[:, 2:], wanted.known_BCHW[:, 2:], weights.eigenvalues),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from ringmoe.physics import (
     log_power,
     log_ratio,
     log_ratios,
+    multilooked_eigenvalues,
     speckle_bias,
     spectral_angle,
     total_power,
@@ -147,6 +149,66 @@ def test_targets_are_what_each_instrument_is_guessed_as():
     assert guess[0, 0, 1, 1] == pytest.approx((math.log(0.1 + LOG_FLOOR) + 3) / 2)
     assert known[0, :, 0, 0].tolist() == [True, False, True]
     assert guess[0, 1, 0, 0] == 0
+
+
+def test_the_determinant_is_known_in_any_order_of_the_polarisations():
+    """HH, VV, HV, VH gives what HH, HV, VH, VV gives."""
+    slc, on = CONTRACT.inputs[Modality.SAR_L1], TermWeights()
+    torch.manual_seed(0)
+    parts, valid = torch.randn(1, 8, 4, 4), torch.ones(1, 4, 4, dtype=torch.bool)
+    order = [0, 1, 6, 7, 2, 3, 4, 5]
+    other = replace(slc, bands=tuple(slc.bands[i] for i in order))
+    torch.testing.assert_close(truth(other, Chips(parts[:, order], valid), on), truth(slc, Chips(parts, valid), on))
+
+
+def test_eigenvalues_after_multilooking_survive_every_change_of_basis():
+    """Those of numpy of each square's own covariance matrix, the same in any basis; their sum is its mean power."""
+    generator = torch.Generator().manual_seed(4)
+    s = torch.randn(1, 8, 8, 2, 2, dtype=torch.complex128, generator=generator)
+
+    def parts(matrices):
+        return torch.view_as_real(matrices.flatten(3)).flatten(3).movedim(-1, 1).contiguous()
+
+    found = multilooked_eigenvalues(parts(s), 4)
+    k = s[0, 4:, :4].reshape(-1, 4).numpy()
+    wanted = np.linalg.eigvalsh(np.einsum("np,nq->pq", k, k.conj()) / 16)[::-1]
+    np.testing.assert_allclose(found[0, :, 1, 0], wanted, rtol=1e-10)
+    torch.testing.assert_close(found.sum(1)[0, 1, 0], total_power(parts(s))[0, 0, 4:, :4].mean())
+    u = torch.linalg.qr(torch.randn(2, 2, dtype=torch.complex128, generator=generator))[0]
+    torch.testing.assert_close(multilooked_eigenvalues(parts(u.T @ s @ u), 4), found, rtol=1e-10, atol=0)
+    holed = parts(s)
+    holed[0, 3, 0, 0] = float("nan")
+    assert torch.isnan(multilooked_eigenvalues(holed, 4))[0, :, 0, 0].all()
+    assert torch.isfinite(multilooked_eigenvalues(holed, 4)).sum() == 12
+    with pytest.raises(ValueError, match="1 looks cannot tell 4 eigenvalues apart"):
+        multilooked_eigenvalues(parts(s), 1)
+
+
+def test_eigenvalues_are_guessed_when_they_are_asked_for():
+    """Four channels more; a guess off by ln 2 costs ln 2 in each; without the weight there is no such term."""
+    slc, on = CONTRACT.inputs[Modality.SAR_L1], TermWeights(eigenvalues=0.2)
+    chips = Chips(torch.randn(2, 8, 8, 8), torch.ones(2, 8, 8, dtype=torch.bool))
+    chips.valid_BHW[0, 1, 1] = False
+    wanted = truth(slc, chips, on)
+    assert wanted.values_BCHW.shape[1] == guessed_bands(slc, on) == 6
+    assert not wanted.known_BCHW[0, 2:, :4, :4].any()
+    assert wanted.known_BCHW[0, 2:, 4:].all()
+    found = errors(slc, wanted.values_BCHW + math.log(2.0), wanted, on)["eigenvalues"]
+    assert found.weight == 0.2
+    torch.testing.assert_close(found.values_BCHW, torch.full((2, 4, 8, 8), math.log(2.0)))
+    assert "eigenvalues" not in errors(slc, wanted.values_BCHW, wanted, TermWeights())
+
+
+def test_the_linear_term_of_a_wild_guess_is_finite():
+    """e^90 is beyond float32: its error counts as the brightest, and pulls at nothing rather than with NaN."""
+    slc, on = CONTRACT.inputs[Modality.SAR_L1], TermWeights()
+    wanted = truth(slc, Chips(torch.randn(1, 8, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool)), on)
+    guess = torch.full((1, 2, 2, 2), 90.0, requires_grad=True)
+    found = errors(slc, guess, wanted, on)["linear_power"].values_BCHW
+    found.sum().backward()
+    assert guess.grad is not None
+    assert torch.isfinite(found).all()
+    assert torch.isfinite(guess.grad).all()
 
 
 def test_errors_of_every_term_by_hand():

@@ -79,14 +79,25 @@ def test_the_second_view_is_lit_otherwise_and_radar_is_not() -> None:
     """Band ratios stay; the same values of radar, some of them elsewhere."""
     torch.manual_seed(3)
     one = Chips(torch.rand(5, 3, 32, 32) + 0.1, torch.ones(5, 32, 32, dtype=torch.bool))
-    both = lit(twice(one), Modality.MS, 0.5)
+    both = lit(twice(one, Modality.MS), Modality.MS, 0.5)
     assert len(both) == 10
     assert torch.equal(both.pixels_BCHW[:5], one.pixels_BCHW)
     factor = both.pixels_BCHW[5:].flatten(2).mean(2) / one.pixels_BCHW.flatten(2).mean(2)
     torch.testing.assert_close(factor, factor[:, :1].expand_as(factor))
     assert float(factor.std()) > 0.05
-    radar = lit(twice(one), Modality.SAR_L1, 0.5).pixels_BCHW[5:]
+    radar = lit(twice(one, Modality.SAR_L1), Modality.SAR_L1, 0.5).pixels_BCHW[5:]
     assert torch.equal(radar.flatten().sort().values, one.pixels_BCHW.flatten().sort().values)
+
+
+def test_a_second_view_of_complex_radar_is_never_turned() -> None:
+    """Of fifty draws none makes a column of a row; of detected radar some do."""
+    torch.manual_seed(0)
+    line = torch.zeros(1, 1, 32, 32)
+    line[:, :, :, 3] = 1.0
+    one = Chips(line, torch.ones(1, 32, 32, dtype=torch.bool))
+    for modality, turned in ((Modality.SAR_L1, {False}), (Modality.SAR_L2, {False, True})):
+        found = {bool(twice(one, modality).pixels_BCHW[1, 0].any(1).sum() == 1) for _ in range(50)}
+        assert found == turned
 
 
 def test_views_that_were_cut_are_compared_as_they_come() -> None:

@@ -18,7 +18,7 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE)]
 
-from pretrain_draws import contract_of  # noqa: E402
+from pretrain_draws import MIX, contract_of  # noqa: E402
 from pretrain_run import Recipe, ask_one, learn  # noqa: E402
 from pretrain_sets import Corpus, Scenes, read_all, thinned  # noqa: E402
 from turns import machine  # noqa: E402
@@ -70,22 +70,35 @@ def variants(recipe: Recipe, scenes: Sequence[Scenes]) -> dict[str, Variant]:
         "without_linear_power": without(RADAR_L1, "linear_power"),
         "without_determinant": without(RADAR_L1, "determinant"),
         "without_sar_l1_physics": without(RADAR_L1, "power", "linear_power", "determinant"),
+        "with_eigenvalues": changed(
+            RADAR_L1, objective=replace(recipe.objective, terms=replace(recipe.objective.terms, eigenvalues=0.5))
+        ),
         "without_speckle": without(RADAR_L2, "speckle"),
         "without_angle": without(SPECTRAL, "angle"),
         "without_ratio": without(SPECTRAL, "ratio"),
         "with_texture": changed(EVERY, objective=replace(recipe.objective, texture=1.0)),
+        "without_light": changed((*OPTICAL, *SPECTRAL), objective=replace(recipe.objective, light=0.0)),
         "without_views": changed(EVERY, objective=replace(recipe.objective, views=0.0)),
         "dense_of_equal_flops": changed(EVERY, changes={**one, "mlp_ratio": 3 * shape.mlp_ratio}),
         "dense_of_equal_parameters": changed(EVERY, changes={**one, "mlp_ratio": slots * shape.mlp_ratio}),
     }
     for modality, tasks in TASKS_OF.items():
         alone = tuple(s for s in scenes if s.sensor.modality is modality)
-        found[f"{modality.value}_alone"] = Variant(recipe, tasks, alone)
+        found[f"{modality.value}_alone"] = Variant(
+            replace(recipe, batch=share_of(modality, recipe, scenes)), tasks, alone
+        )
     others = tuple(s for s in scenes if s.sensor.name not in LANDSAT)
     found["without_landsat"] = Variant(recipe, ("landsat8_cover",), others)
     if "sparse" in signature(MaskedModelling).parameters:
         found["sparse" if not recipe.sparse else "dense_encoder"] = changed(EVERY, sparse=not recipe.sparse)
     return found
+
+
+def share_of(modality: Modality, recipe: Recipe, scenes: Sequence[Scenes]) -> int:
+    """Chips of a modality in a step of all together: alone it learns from as many, and none is to gain by more."""
+    mix = recipe.mix or MIX
+    present = {s.sensor.modality for s in scenes}
+    return max(2 * round(recipe.batch * mix[modality] / sum(mix[m] for m in present) / 2), 2)
 
 
 @dataclass(frozen=True)
@@ -125,6 +138,7 @@ def compared(plain: Sequence[Outcome], other: Sequence[Outcome]) -> dict[str, An
             )
             for task in other[0].tables
         }
+    row["seconds"] = round(statistics.median(b.seconds for b in other), 1)
     row["seconds_ratio"] = round(statistics.median(b.seconds / a.seconds for a, b in zip(plain, other, strict=True)), 3)
     row["parameters"] = other[0].parameters
     return row

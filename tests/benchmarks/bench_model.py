@@ -65,7 +65,7 @@ def timm_max_difference(sides: tuple[int, ...]) -> float | None:
 def dense_model(config: RingMoEConfig) -> RingMoE:
     """One slot a block, one modality, double precision, post-norms that are not zero."""
     torch.manual_seed(0)
-    shape = replace(config, specialized=0, collaborative=0, post_norm_init=1.0)
+    shape = replace(config, specialized=0, collaborative=0, post_norm_init=1.0, embedding="fixed")
     model = RingMoE(shape, CONTRACT.only([Modality.OPT])).double().eval()
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

@@ -90,6 +90,8 @@ def measure(case: Case, rounds: int) -> dict[str, float]:
     forward = in_turn(passes(case, train=False), rounds, seldom=("onehot",))
     found |= {f"forward_{name}": value for name, value in forward.items()}
     if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        passes(case, train=True)["ours"]()
         found["peak_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 2)
     return found
 
@@ -115,8 +117,7 @@ def main() -> None:
         print(f"{key}: {found}", file=sys.stderr)
         at = figures.setdefault(device, {}).setdefault(dtype, {}).setdefault(f"c{dim}", {})
         at[f"t{tokens}"] = found
-        head = head_ratio(figures)
-    print(json.dumps({"name": "moe", "ratio": head, "quick": options.quick, **figures, **machine()}))
+    print(json.dumps({"name": "moe", "ratio": head_ratio(figures), "quick": options.quick, **figures, **machine()}))
 
 
 def head_ratio(figures: dict[str, Any]) -> float | None:

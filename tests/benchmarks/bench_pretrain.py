@@ -25,16 +25,14 @@ from ringmoe.evaluate import Probed  # noqa: E402
 PROBES = ("knn", "linear", "few_shot", "retrieval")
 
 
-def tables_of(corpus: Corpus, runs: list[Learned], recipe: Recipe) -> dict[str, list[dict[str, Probed]]]:
-    """One table a task and seed."""
-    found: dict[str, list[dict[str, Probed]]] = {}
+def tables_of(corpus: Corpus, run: Learned, recipe: Recipe, seed: int) -> dict[str, dict[str, Probed]]:
+    """The table of every task for one seed."""
+    found, models = {}, {"pretrained": run.model, "untrained": run.untrained}
     for task in corpus.tasks:
-        for seed, run in enumerate(runs):
-            models = {"pretrained": run.model, "untrained": run.untrained}
-            found.setdefault(task.name, []).append(ask(models, task, seed=seed, asked_px=recipe.asked_px))
-        for row in ROWS:
-            knn, linear = (summary(found[task.name], probe)[row] for probe in ("knn", "linear"))
-            print(f"{task.name} {row}: knn {knn:.3f}, linear {linear:.3f}", file=sys.stderr, flush=True)
+        begun = time.perf_counter()
+        table = found[task.name] = ask(models, task, seed=seed, asked_px=recipe.asked_px)
+        told = ", ".join(f"{row} {table[row].knn:.3f} / {table[row].linear:.3f}" for row in ROWS)
+        print(f"seed {seed}, {task.name}: {told}; {time.perf_counter() - begun:.0f} s", file=sys.stderr, flush=True)
     return found
 
 
@@ -103,15 +101,17 @@ def main() -> None:
         precision=options.precision,
     )
     steps, seeds = (10, 1) if options.quick else (options.steps, options.seeds)
-    runs = []
+    runs, tables = [], []
     for seed in range(seeds):  # every seed as many steps as the first
         runs.append(learn(recipe, corpus.scenes, contract, seed=seed, steps=steps, minutes=options.minutes))
         steps = len(runs[0].history.loss) + len(runs[0].history.skipped)
-    figures = figures_of(tables_of(corpus, runs, recipe))
+        tables.append(tables_of(corpus, runs[-1], recipe, seed))
+    figures = figures_of({task.name: [each[task.name] for each in tables] for task in corpus.tasks})
     about = {
         "steps": steps,
         "images": runs[0].history.images,
-        "seconds": [round(run.history.seconds, 1) for run in runs],
+        "seconds": round(sum(run.history.seconds for run in runs) / len(runs), 1),
+        "seconds_by_seed": [round(run.history.seconds, 1) for run in runs],
         "seconds_in_all": round(time.perf_counter() - begun, 1),
         "images_per_second": round(sum(r.history.images_per_second for r in runs) / len(runs), 2),
         "parameters": sum(p.numel() for p in runs[0].model.parameters()),

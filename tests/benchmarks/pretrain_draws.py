@@ -120,14 +120,15 @@ class Draws:
 
     def _chips(self, scenes: Scenes, count: int, rng: np.random.Generator) -> Chips:
         jitter = scenes.sensor.modality is Modality.OPT
+        turns = scenes.sensor.modality is not Modality.SAR_L1
         drawn = []
         for _ in range(count // 2 if self.twins else count):
             image = scenes.images[rng.integers(len(scenes.images))]
             place = self._place(image.shape[1:], rng, jitter)
-            drawn.append(self._chip(image, place, rng))
+            drawn.append(self._chip(image, place, rng, turns))
             if self.twins:
                 near = self._place(image.shape[1:], rng, jitter) if jitter else _beside(place, image.shape[1:], rng)
-                drawn.append(self._chip(image, near, rng))
+                drawn.append(self._chip(image, near, rng, turns))
         pixels_BCHW = torch.stack([pixels for pixels, _ in drawn])
         gsd_B = torch.tensor([scale * scenes.sensor.gsd_m for _, scale in drawn], dtype=torch.float32)
         return Chips(pixels_BCHW, torch.isfinite(pixels_BCHW).all(1), scenes.sensor.bands, gsd_B)
@@ -141,9 +142,9 @@ class Draws:
         return cut, y, x
 
     def _chip(
-        self, image_CHW: np.ndarray, place: tuple[int, int, int], rng: np.random.Generator
+        self, image_CHW: np.ndarray, place: tuple[int, int, int], rng: np.random.Generator, turns: bool
     ) -> tuple[Tensor, float]:
-        """A mirrored window, resized where it is no chip yet; and by how much its pixels have grown."""
+        """A mirrored or turned window, resized where it is no chip yet; and by how much its pixels have grown."""
         cut, y, x = place
         chip_CHW = torch.from_numpy(np.ascontiguousarray(image_CHW[:, y : y + cut, x : x + cut]))
         size = min(self.chip_px, *image_CHW.shape[1:])
@@ -152,7 +153,7 @@ class Draws:
                 chip_CHW[None], size=(size, size), mode="bilinear", antialias=True, align_corners=False
             )[0]
         chip_CHW = chip_CHW.flip([axis for axis in (1, 2) if rng.random() < 0.5])
-        if rng.random() < 0.5:
+        if turns and rng.random() < 0.5:
             chip_CHW = chip_CHW.transpose(1, 2)
         return chip_CHW, cut / size
 
