@@ -28,6 +28,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores, so each 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one main job stay on one worker: another would only wait until the job is done."""
+    for item in items:
+        if "small_run" in getattr(item, "fixturenames", ()) and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("main-job"))
+
+
 def pytest_unconfigure() -> None:
     shutil.rmtree(PREFECT_HOME, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -57,3 +58,11 @@ def test_no_file_names_a_place_on_one_machine(root: Path) -> None:
         if OWN_MACHINE.search(line)
     ]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.xdist_group("frame")
+def test_groups_of_tests_stay_together(request: pytest.FixtureRequest) -> None:
+    """xdist keeps a group on one worker by its name in the test's id; it does so without a word where it cannot."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("one process: there is nothing to spread")
+    assert request.node.nodeid.endswith("@frame")

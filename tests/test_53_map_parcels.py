@@ -74,7 +74,6 @@ def table(mapped: tuple[Path, Finished, list[dict[str, Any]]]) -> tuple[pd.DataF
     return pd.read_csv(record.parent / item["assets"]["parcels"]["href"]), item
 
 
-@pytest.mark.xdist_group("parcels")
 def test_the_table_has_a_row_per_parcel_and_class(
     mapped: tuple[Path, Finished, list[dict[str, Any]]], small_run: Run
 ) -> None:
@@ -93,7 +92,6 @@ def test_the_table_has_a_row_per_parcel_and_class(
     np.testing.assert_allclose(rows["area_ha"], rows["area_m2"] / 1e4, atol=1e-4)
 
 
-@pytest.mark.xdist_group("parcels")
 def test_the_map_is_published_with_the_table(mapped: tuple[Path, Finished, list[dict[str, Any]]]) -> None:
     """One map on the grid of the parcels, with classes, confidence and both tables; found again by a second call."""
     _, item = table(mapped)
@@ -102,7 +100,6 @@ def test_the_map_is_published_with_the_table(mapped: tuple[Path, Finished, list[
     assert mapped[2][0]["fresh"]
 
 
-@pytest.mark.xdist_group("parcels")
 def test_cubes_that_exist_are_not_made_again(mapped: tuple[Path, Finished, list[dict[str, Any]]]) -> None:
     """The parcels' tile was ingested before: no cube is new."""
     assert len(list(mapped[0].glob("catalog/cubes/*/*.json"))) == 8

@@ -145,6 +145,7 @@ def wait_for_answer(url: str, log: Path) -> None:
     pytest.fail(f"Prefect's server does not answer\n{log.read_text()[-2000:]}")
 
 
+@pytest.mark.xdist_group("deployments")
 def test_all_of_them_deploy(deployed: tuple[str, str]) -> None:
     """`prefect deploy --all` from the repository lists each with its flow, pool, entrypoint, schedule and folder."""
     api, said = deployed
@@ -162,6 +163,7 @@ def test_all_of_them_deploy(deployed: tuple[str, str]) -> None:
         assert step["prefect.deployments.steps.set_working_directory"]["directory"] == str(ROOT)
 
 
+@pytest.mark.xdist_group("deployments")
 def test_scheduled_runs_are_created_and_at_the_hour_named(deployed: tuple[str, str]) -> None:
     """The server plans the next runs of each scheduled deployment, at its hour in UTC, and none of the manual one."""
     api, _ = deployed
