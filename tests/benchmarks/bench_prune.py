@@ -100,12 +100,14 @@ def world(options: argparse.Namespace) -> World:
     chosen = torch.randperm(len(learned), generator=torch.Generator().manual_seed(0))[:probes]
     contract = contract_of(seen)
     say(f"{len(learned)} chips to learn from, {len(asked)} asked about")
-    recipe = Recipe(2, 8, 4) if options.quick else _recipe(options, seen, contract, learned)
+    recipe = _recipe(options, seen, contract, learned)
     teacher = course(recipe, seen, contract, learned, seed=0, dense=False, more=0)
     return World(learned, learned.part(chosen), asked, contract, seen, recipe, teacher)
 
 
 def _recipe(options: argparse.Namespace, seen: Sequence[Scenes], contract: DataContract, learned: Chipped) -> Recipe:
+    if options.quick or options.steps:
+        return Recipe(*(options.steps or (2, 8, 4)))
     pace = paces(seen, contract, learned)
     recipe = pace.recipe(options.minutes, options.seeds)
     say(f"{options.minutes:g} minutes of training are {recipe}, at {pace}")
@@ -184,6 +186,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few steps and chips: figures that mean nothing")
     parser.add_argument("--only", choices=("speed",), help="speed beside timm, without a teacher")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training in all, about; scoring comes on top")
+    steps = {"nargs": 3, "type": int, "metavar": ("PRETRAIN", "ADAPT", "RECOVER")}
+    parser.add_argument("--steps", **steps, help="instead of minutes, as in a recipe printed before")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--chips", type=int, default=20_800, help="asked about, shared by the seeds")
     parser.add_argument("--probes", type=int, default=2000, help="chips that probes are fitted on")
