@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ class Chipped:
         for index_N in torch.arange(len(self)).split(size):
             yield self.chips(index_N)
 
-    @property
+    @cached_property
     def main_N(self) -> Tensor:
         """The cover of most of each chip, int64."""
         return torch.stack([(self.cover_NHW == k).sum((1, 2)) for k in range(len(CLASSES))], 1).argmax(1)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
 
+import pretrain_run
 import torch
-from prune_land import Chipped
+from pretrain_sets import Scenes
+from prune_land import CHIP_PX, Chipped
 from prune_task import Cover, Draws, student_of
 
+from ringmoe import presets
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import DataContract
 from ringmoe.criteria import Criterion, Dropped
+from ringmoe.history import History
 from ringmoe.modality import Batch
 from ringmoe.moe import Survivors
 from ringmoe.prune import (
@@ -28,6 +32,7 @@ from ringmoe.prune import (
     survivors_of_blocks,
     with_survivors,
 )
+from ringmoe.quantise import bf16, int8
 from ringmoe.refit import refit
 from ringmoe.train import TrainConfig, adapt, distil
 
@@ -47,6 +52,12 @@ OURS = {6: "error", 3: "error", 1: "refit"}
 METHODS: tuple[Method, ...] = ("ks", "ka", "kc", "neurons")
 SCRATCH = "scratch"
 """One network a block that goes through the teacher's whole course, and learns land cover while others recover."""
+FEWER: dict[str, Callable[[RingMoE], RingMoE]] = {"int8": int8, "bf16": bf16}
+"""Weights in fewer bits, made of what the prune flow makes at one slot, recovered."""
+RECOVERIES = {6: 1 + len(RULES), 3: 1 + len(RULES), 1: len(METHODS) + 2}
+"""Points of each number of slots, every one of which recovers."""
+BEGUN = time.perf_counter()
+"""What is told is told by the seconds since then."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,89 @@ def device() -> torch.device:
 def dense_config(config: RingMoEConfig) -> RingMoEConfig:
     """The same with one network a block."""
     return replace(config, specialized=0, collaborative=0, shared=1, survivors=None)
+
+
+@dataclass(frozen=True)
+class Paces:
+    """Seconds of a step on the machine that the benchmark runs on."""
+
+    pretrain: float
+    """Of the teacher's masked modelling."""
+    adapt: float
+    """Of its land cover."""
+    dense_pretrain: float
+    """Masked modelling with one network a block."""
+    dense_adapt: float
+    """Its land cover."""
+    recover: Mapping[int, float]
+    """Distillation into so many slots."""
+
+    def recipe(self, minutes: float, seeds: int) -> Recipe:
+        """Steps that take so many minutes of training in all.
+
+        A quarter goes to masked modelling of the teacher and of each seed's dense model from scratch, a quarter to
+        their land cover, half to the recoveries and to what the dense model learns meanwhile.
+        """
+        quarter = 15 * minutes
+        recoveries = sum(count * self.recover[slots] for slots, count in RECOVERIES.items())
+        steps = (
+            quarter / (self.pretrain + seeds * self.dense_pretrain),
+            quarter / (self.adapt + seeds * self.dense_adapt),
+            2 * quarter / (seeds * (recoveries + self.dense_adapt)),
+        )
+        return Recipe(*(max(int(n), 10) for n in steps))
+
+
+def pretraining(chip_px: int, *, dense: bool) -> pretrain_run.Recipe:
+    """Masked modelling of the teacher, or of its shape with one network a block."""
+    changes: dict[str, object] = {"pretrain_windows": presets.nano(CHIP_PX).pretrain_windows}
+    if dense:
+        changes |= {"specialized": 0, "collaborative": 0}
+    return pretrain_run.Recipe(chip_px=chip_px, changes=changes)
+
+
+def paces(seen: Sequence[Scenes], contract: DataContract, learned: Chipped, chip_px: int = Recipe.chip_px) -> Paces:
+    """By a few steps of each kind on models that are thrown away; the first one of a kind is not counted."""
+    modality, config = learned.sensor.modality, pretraining(chip_px, dense=False).config()
+    shapes = {
+        6: presets.pruned(config, modalities=1, specialized=config.specialized, collaborative=1),
+        3: presets.pruned(config, modalities=1, specialized=1, collaborative=1),
+        1: dense_config(config),
+    }
+    learn, own = [], []
+    for dense in (False, True):
+        plain = pretraining(chip_px, dense=dense)
+        learn.append(_pace(lambda n, p=plain: pretrain_run.learn(p, seen, contract, seed=0, steps=n).history, 4))
+        model = untaught(plain.config(), contract, learned, 0)
+        own.append(_pace(lambda n, m=model: adapt(m, Draws(learned).labelled(), config_of(n, 1e-3, 0)), 6))
+    teacher, recovery = untaught(config, contract, learned, 0), {}
+    for slots, shape in shapes.items():
+        student = untaught(shape, contract.only([modality]), learned, 0)
+        recovery[slots] = _pace(
+            lambda n, s=student: distil(s, teacher, Draws(learned).unlabelled(), config_of(n, 1e-3, 0)), 6
+        )
+    return Paces(learn[0], own[0], learn[1], own[1], recovery)
+
+
+def _pace(run: Callable[[int], History], steps: int) -> float:
+    run(1)
+    return run(steps).seconds / steps
+
+
+def course(
+    recipe: Recipe,
+    seen: Sequence[Scenes],
+    contract: DataContract,
+    learned: Chipped,
+    *,
+    seed: int,
+    dense: bool,
+    more: int,
+) -> Cover:
+    """Masked modelling over all modalities, and then land cover, so many steps more of it than the teacher had."""
+    plain = pretraining(recipe.chip_px, dense=dense)
+    base = pretrain_run.learn(plain, seen, contract, seed=seed, steps=recipe.pretrain).model
+    return taught(base, learned, recipe.adapt + more, recipe.rate, seed)
 
 
 def taught(backbone: RingMoE, learned: Chipped, steps: int, rate: float, seed: int) -> Cover:
@@ -164,6 +258,12 @@ def points(teacher: Cover, learned: Chipped, contract: DataContract, seed: int) 
     yield Point("scratch_distilled", 1, Cover(untrained, teacher.modality).to(device()))
 
 
+def fewer_bits(model: Cover) -> Iterator[tuple[str, Cover]]:
+    """The same in fewer bits, under the same heads, which stay in float32."""
+    for name, made in FEWER.items():
+        yield name, student_of(model, made(model.backbone)).eval()
+
+
 def _drawn(model: RingMoE, modal: int | None, common: int, seed: int) -> list[Survivors]:
     """Survivors drawn by lot."""
     generator = torch.Generator().manual_seed(seed)
@@ -179,5 +279,5 @@ def _drawn(model: RingMoE, modal: int | None, common: int, seed: int) -> list[Su
 
 
 def say(text: str) -> None:
-    """To whoever watches."""
-    print(text, file=sys.stderr, flush=True)
+    """To whoever watches, with the seconds since the run began."""
+    print(f"{time.perf_counter() - BEGUN:6.0f} s: {text}", file=sys.stderr, flush=True)

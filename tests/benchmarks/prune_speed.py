@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -58,24 +58,36 @@ def beside_timm(config: RingMoEConfig, images: int, pixels: int, rounds: int) ->
     return found
 
 
-def by_slots(models: dict[int, RingMoE], asked: Chipped, images: int, rounds: int) -> dict[int, dict[str, float]]:
-    """Parameters, FLOPs of a chip, images a second and peak memory of each number of slots, timed in turn."""
+def by_shape(models: Mapping[str, RingMoE], asked: Chipped, images: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Parameters, FLOPs of a chip, bytes of weights, images a second and peak memory of each shape, timed in turn."""
     chips = asked.chips(torch.arange(images) % len(asked)).to(device())
     batch, where = {asked.sensor.modality: chips}, str(device())
-    runs = {str(slots): evaluation(model, batch, torch.float32, where) for slots, model in models.items()}
-    least = str(min(models))
-    times = in_turn(runs, rounds, ours=least)
+    runs = {name: evaluation(model, batch, torch.float32, where) for name, model in models.items()}
+    times = in_turn(runs, rounds, ours="1")
     found = {}
-    for slots, model in models.items():
-        cost = presets.describe(model.config, model.contract.only([asked.sensor.modality]), CHIP_PX)
-        found[slots] = {
-            "params": sum(p.numel() for p in model.parameters()),
-            "flops": cost.flops,
-            "images_per_second": round(images / times[f"{slots}_s"], 1),
-            "memory_mb": round(sum(p.nbytes for p in model.parameters()) / 1e6 + peak_mb(runs[str(slots)]), 2),
-            "slower_than_one_slot": 1.0 if str(slots) == least else round(clock(times, str(slots)), 4),
+    for name, model in models.items():
+        size = sum(t.nbytes for t in model.state_dict().values())
+        found[name] = {
+            "params": presets.describe(model.config, model.contract, CHIP_PX).parameters,
+            "flops": presets.describe(model.config, model.contract.only([asked.sensor.modality]), CHIP_PX).flops,
+            "bytes": size,
+            "images_per_second": round(images / times[f"{name}_s"], 1),
+            "memory_mb": round(size / 1e6 + peak_mb(runs[name]), 2),
+            "slower_than_one_slot": 1.0 if name == "1" else round(clock(times, name), 4),
         }
     return found
+
+
+def of_both_sizes(rounds: int, *, quick: bool) -> dict[str, Any]:
+    """`beside_timm` of the two widths that the ratio of work is named for; the smaller one's figures stand for it."""
+    nano = beside_timm(presets.nano(64), 4 if quick else 32, 64, 2 if quick else rounds)
+    tiny_px = 96 if quick else 192
+    tiny = beside_timm(presets.tiny(192), 1 if quick else 4, tiny_px, 1 if quick else rounds)
+    return {
+        "speed_over_flop_ratio": nano.get("speed_over_flop_ratio"),
+        "speed_dense_over_full": nano["over_full"],
+        "speed": {"nano": nano, "tiny": tiny},
+    }
 
 
 def peak_mb(run: Callable[[], None]) -> float:

@@ -41,8 +41,8 @@ class Cover(nn.Module):
         return {name: value for name, value in self.state_dict().items() if not name.startswith("backbone.")}
 
     def pyramid_and_logits(self, chips: Chips) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The feature pyramid, and logits_BKHW of pixels."""
-        pyramid = self.backbone({self.modality: chips}).pyramids[self.modality]
+        """The feature pyramid in float32, whatever the backbone computes in, and logits_BKHW of pixels."""
+        pyramid = tuple(level.float() for level in self.backbone({self.modality: chips}).pyramids[self.modality])
         size = chips.pixels_BCHW.shape[-2:]
         pixel_BKHW = torch.zeros(())
         for rule, map_BDHW in zip(self.pixel, pyramid, strict=True):
