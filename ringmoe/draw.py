@@ -86,7 +86,7 @@ class Drawer:
     Parameters
     ----------
     bands
-        What the chips say of their bands; nothing for the contract's.
+        What the chips say of their bands; nothing for the contract's, and then pixels that lack one do not count.
     labels
         One label raster for each source, on the grid of its pictures.
     """
@@ -102,7 +102,7 @@ class Drawer:
         self.sources, self.bands, self.labels, self.crop = sources, bands, labels, crop
         self.modality = Modality(sources[0].attrs["modality"])
         self._gsd_m = [float(source.attrs["gsd_m"]) for source in sources]
-        self._blocks = Blocks(sources, crop.reading.room_bytes, losses)
+        self._blocks = Blocks(sources, crop.reading.room_bytes, losses, described=bool(bands))
         self._sizes = np.array([block.pixels for block in self._blocks.all], dtype=np.float64)
         self.pixels = float(self._sizes.sum())
         self._bytes = np.array([self._blocks.size(number) for number in range(len(self._sizes))])
