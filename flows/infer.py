@@ -28,7 +28,7 @@ from flows.refs import AdaptRequest, InferRequest, ItemRef, Where
 from flows.select import by_grid, composites, mosaic, of_sensor
 from ringmoe.infer import Tiling, predict, reader
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 
 def maps(

@@ -110,8 +110,9 @@ class Drawer:
         self._is_whole = self._bytes.sum() <= crop.reading.round_bytes or all(source.mapped for source in sources)
         self._rounds: dict[Key, _Round] = {}
 
-    def chips(self, key: Key, step: int, count: int) -> tuple[Chips, np.ndarray | None]:
-        """So many chips as a batch, and their labels, (B, s, s), where there are any; the i-th a function of key and i.
+    def chips(self, key: Key, step: int, wanted: range) -> tuple[Chips, np.ndarray | None]:
+        """Chips by number as a batch, and their labels, (B, s, s), where there are any; each a function of key and
+        number. Twins have an even number and the one after it, and come together.
 
         Raises
         ------
@@ -120,7 +121,7 @@ class Drawer:
         """
         group = self._round(key[0], step // self.crop.reading.round_steps)
         drawn: list[_Drawn] = []
-        for i in range(count):
+        for i in wanted:
             twin = drawn[-1].window if self.crop.twins and i % 2 else None
             drawn.append(self._draw(np.random.default_rng([*key, i]), group, twin))
         pixels_BCHW = torch.from_numpy(np.stack([d.pixels for d in drawn]))

@@ -11,9 +11,11 @@ from noise_cubes import batches_equal, cube_of, four_cubes
 from catalog.sensors import CBERS_4A, GAOFEN_3, LANDSAT, SENTINEL_1, SENTINEL_2, Quality
 from ringmoe.contract import LOG_FLOOR
 from ringmoe.data import EQUAL_MIX, PAPER_MIX, ChipSampler, Crop, Labelled, LabelledSampler, Reading, chips_from
+from ringmoe.draw import Drawer
 from ringmoe.errors import ContractError, DataError
 from ringmoe.measure import measure_contract
 from ringmoe.modality import Modality
+from ringmoe.parallel import part_of
 
 
 def test_a_complex_band_becomes_its_real_and_imaginary_channel():
@@ -207,6 +209,34 @@ def test_twins_are_two_chips_of_one_place():
             assert min(shared) >= 8 * 8
     with pytest.raises(DataError, match="twins need an even batch"):
         ChipSampler(cubes, contract, batch=7, crop=crop)
+    with pytest.raises(DataError, match="of each rank an even part") as caught:
+        ChipSampler(cubes, contract, batch=6, crop=crop, least=2)
+    assert caught.value.enough == "a multiple of 4"
+
+
+@pytest.mark.parametrize(("ranks", "batch", "twins"), [(2, 16, True), (3, 16, False)])
+def test_a_rank_draws_its_own_part_of_the_batch_and_no_more(ranks: int, batch: int, twins: bool, monkeypatch):
+    """Bit for bit what is cut from the whole batch, of every modality, also ahead of time; so many draws as chips."""
+    cubes = four_cubes()
+    contract = measure_contract(cubes, described=True).contract
+    crop = Crop(16, turns=True, scale=(0.7, 1.4), twins=twins)
+    sampler = ChipSampler(cubes, contract, batch=batch, mix=EQUAL_MIX, crop=crop, least=ranks)
+    drawn, draw = [], Drawer._draw
+    for step in range(2):
+        whole = sampler.batch(step)
+        monkeypatch.setattr(Drawer, "_draw", lambda *args: drawn.append(1) or draw(*args))
+        for rank in range(ranks):
+            drawn.clear()
+            mine, wanted = sampler.batch(step, rank), part_of(whole, rank, ranks)
+            assert batches_equal(mine, wanted)
+            assert all(torch.equal(chips.gsd_B, wanted[m].gsd_B) for m, chips in mine.items())
+            assert len(drawn) == sum(map(len, wanted.values())) < batch
+        monkeypatch.undo()
+    stream = sampler.stream(1, workers=1, rank=ranks - 1)
+    assert batches_equal(next(stream), mine)
+    stream.close()
+    with pytest.raises(DataError, match="a rank would be without images"):
+        ChipSampler(cubes, contract, batch=2, crop=Crop(16), least=3).batch(0, 0)
 
 
 def test_modalities_without_a_cube_are_left_out_of_the_mix():
