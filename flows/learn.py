@@ -39,8 +39,8 @@ from ringmoe.measure import Measured, measure_contract
 from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.objectives import MaskedModelling
 from ringmoe.parallel import Layout, distribute, ranks_of_torchrun, summed_over_ranks
-from ringmoe.record import Recorder, measured_peak
 from ringmoe.recompute import recompute
+from ringmoe.record import Recorder, measured_peak
 from ringmoe.train import pretrain as train
 
 LEARNED, GUESSES, REFUSED, STATES = "learned.json", "guesses.safetensors", "refused.json", "states"

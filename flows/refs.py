@@ -235,7 +235,7 @@ class PretrainRequest(BaseModel):
     def _possible(self) -> PretrainRequest:
         if self.processes % self.experts:
             raise ValueError(
-                f"{self.processes} processes cannot spread experts over {self.experts}: choose a divisor of their number"
+                f"{self.processes} processes cannot spread experts over {self.experts}: choose a divisor of that"
             )
         if self.compiled and self.processes > 1:
             raise ValueError(f"a model is compiled in one process, not in {self.processes}")

@@ -165,9 +165,7 @@ class ChipSampler:
                 out[modality], _ = drawer.chips(key, step, mine)
         return out
 
-    def stream(
-        self, start: int = 0, *, workers: int = 0, ahead: int = 4, rank: int | None = None
-    ) -> Ahead[Batch]:
+    def stream(self, start: int = 0, *, workers: int = 0, ahead: int = 4, rank: int | None = None) -> Ahead[Batch]:
         """Batches from a step on, or a rank's part of them, without end, the same for any number of workers.
 
         Parameters

@@ -258,9 +258,7 @@ def _write_source(folder: Path, name: str, blocks: Blocks, cut: Cut, rng: np.ran
     return {"attrs": attrs, "side_px": cut.side_px, "scale": float(scale), "files": files.files, "pictures": pictures}
 
 
-def _squares(
-    blocks: Blocks, cut: Cut, rng: np.random.Generator
-) -> Iterator[tuple[Picture, np.ndarray, np.ndarray]]:
+def _squares(blocks: Blocks, cut: Cut, rng: np.random.Generator) -> Iterator[tuple[Picture, np.ndarray, np.ndarray]]:
     """Usable squares of the one source of some blocks: what each is, pixels (C, s, s), validity (s, s)."""
     places = [
         (number, y, x)

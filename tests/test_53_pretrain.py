@@ -153,7 +153,8 @@ def test_a_second_process_at_the_same_run_gets_a_folder_of_its_own(tmp_path: Pat
 
 @pytest.mark.slow
 def test_two_processes_make_a_checkpoint_too(tmp_path: Path) -> None:
-    """Started by torchrun under the unit, experts spread over both, with the loss of every step told; a refusal comes back in its four parts."""
+    """Started by torchrun under the unit, experts spread over both, with the loss of every step told; a
+    refusal comes back in its four parts."""
     where, cubes = training_cubes.home(tmp_path, threads=2)
     ledger = Ledger(where.published)
     large = {"experts": 2, "recompute": "activations", "moments": "8bit"}

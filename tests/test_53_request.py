@@ -14,10 +14,10 @@ import training_cubes
 from test_53_pretrain import TINY, asked, files_of
 from typer.testing import CliRunner
 
+import flows.learn
 from catalog.errors import CatalogError
 from catalog.ledger import Ledger
 from catalog.sensors import Quality
-import flows.learn
 from flows import cli, interrupt, shelf
 from flows.curriculum import mix_of, objective_config
 from flows.learn import STATES, Plan, learn
