@@ -57,7 +57,7 @@ def resampled(pixels_CHW: np.ndarray, valid_HW: np.ndarray, side: int) -> tuple[
     with np.errstate(invalid="ignore", divide="ignore"):
         found_CSS = np.where(total_CSS > 1e-6, sums_CSS / total_CSS, np.float32(np.nan))
     enough_CSS = total_CSS >= 0.5 - 1e-6
-    valid_SS = enough_CSS.any(axis=0)
+    valid_SS = np.asarray(enough_CSS.any(axis=0))
     return np.where(valid_SS & ~enough_CSS, np.float32(np.nan), found_CSS).astype(np.float32), valid_SS
 
 
