@@ -21,7 +21,7 @@ from ringmoe.modality import Modality
 from ringmoe.tasks.segmentation import SegmentationConfig, Segmenter, balanced
 from ringmoe.train import adapt as train
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 
 
 def draft(

@@ -70,7 +70,7 @@ def table(model: RingMoE, cubes: Sequence[xr.Dataset], request: PretrainRequest,
     with deterministic(request.seed, threads=where.threads, device=device()):
         untrained = RingMoE(model.config, model.contract).to(device()).eval()
         for sensor, own in sorted(_by_sensor(cubes).items()) if labels else ():
-            halves = _halves(own, labels, request)
+            halves = _halves(own, labels, request, described=model.contract.described)
             if halves is not None:
                 modality = Modality(own[0].attrs["modality"])
                 models = {"pretrained": model, "untrained": untrained}
@@ -106,10 +106,12 @@ def _by_sensor(cubes: Sequence[xr.Dataset]) -> dict[str, list[xr.Dataset]]:
     return found
 
 
-def _halves(cubes: Sequence[xr.Dataset], labels: Sequence[Raster], request: PretrainRequest) -> list[Half] | None:
+def _halves(
+    cubes: Sequence[xr.Dataset], labels: Sequence[Raster], request: PretrainRequest, *, described: bool
+) -> list[Half] | None:
     """Labelled chips of both colours; None where a colour has none, or all are of one class."""
     rng = np.random.default_rng(request.seed)
-    drawn = [list(_chips(cubes, labels, request.chip_px, colour, rng)) for colour in (0, 1)]
+    drawn = [list(_chips(cubes, labels, request.chip_px, colour, rng, described)) for colour in (0, 1)]
     halves = []
     for found in drawn:
         if not found:
@@ -126,7 +128,12 @@ def _halves(cubes: Sequence[xr.Dataset], labels: Sequence[Raster], request: Pret
 
 
 def _chips(
-    cubes: Sequence[xr.Dataset], labels: Sequence[Raster], side: int, colour: int, rng: np.random.Generator
+    cubes: Sequence[xr.Dataset],
+    labels: Sequence[Raster],
+    side: int,
+    colour: int,
+    rng: np.random.Generator,
+    described: bool,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Pixels, validity and class codes of at most CHIPS chips of a colour, drawn over cubes and looks."""
     codes = [label_grid(labels, each) for each in cubes]
@@ -143,7 +150,8 @@ def _chips(
         number, row, column, time = places[index]
         window = _window(row, column, side)
         try:
-            pixels, valid = chips_from(look(cubes[number], time).isel(y=window[0], x=window[1]))
+            piece = look(cubes[number], time).isel(y=window[0], x=window[1])
+            pixels, valid = chips_from(piece, described=described)
         except READ_ERRORS:  # the run has counted and listed it
             continue
         own = codes[number][window]

@@ -49,7 +49,7 @@ def make(
     walked = FeatureMap(
         found.model.to(device()),
         Modality(attrs["modality"]),
-        reader(whole),
+        reader(whole, described=found.contract.described),
         (int(whole.sizes["y"]), int(whole.sizes["x"])),
         bands=bands_of(found.contract, attrs),
         gsd_m=float(attrs["gsd_m"]),

@@ -28,7 +28,7 @@ from flows.refs import AdaptRequest, InferRequest, ItemRef, Where
 from flows.select import by_grid, composites, mosaic, of_sensor
 from ringmoe.infer import Tiling, predict, reader
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 
 
 def maps(
@@ -113,7 +113,7 @@ def make(
     classes = [MapClass(i, n, segment.colour(i, n)) for i, n in enumerate(segmenter.config.classes, start=1)]
     blocks = predict(
         segmenter,
-        reader(whole),
+        reader(whole, described=found.contract.described),
         (int(whole.sizes["y"]), int(whole.sizes["x"])),
         Tiling(tile=request.tile_px, overlap=request.overlap_px),
         device=device(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -29,6 +30,7 @@ from flows.select import within
 from ringmoe import checkpoint
 from ringmoe.ahead import Ahead
 from ringmoe.backbone import RingMoE
+from ringmoe.compiled import compile_checked
 from ringmoe.data import ChipSampler
 from ringmoe.guesses import guesses
 from ringmoe.history import History, Step
@@ -36,12 +38,14 @@ from ringmoe.loop import TrainConfig
 from ringmoe.measure import Measured, measure_contract
 from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.objectives import MaskedModelling
-from ringmoe.parallel import Layout, distribute, part_of, ranks_of_torchrun, summed_over_ranks
+from ringmoe.parallel import Layout, distribute, ranks_of_torchrun, summed_over_ranks
+from ringmoe.recompute import recompute
 from ringmoe.record import Recorder, measured_peak
 from ringmoe.train import pretrain as train
 
 LEARNED, GUESSES, REFUSED, STATES = "learned.json", "guesses.safetensors", "refused.json", "states"
-LOST = "lost.json"
+LOST = "lost_{}.json"
+"""What a rank could not read of its own chips."""
 LINES = 2000
 """Lines of the record that a run of any length has, about."""
 HELD = "--held"
@@ -83,8 +87,11 @@ def learn(plan: Plan, on_step: Callable[[Step], None] | None = None) -> None:
     torch.manual_seed(request.seed)
     model = RingMoE(shape, measured.contract).to(device())
     objective = objective_of(model, request, summed_over_ranks() if ranks > 1 else None).to(device())
+    recompute(model, request.recompute)
+    if request.compiled:
+        compile_checked(model, _losses_of(objective, sampler, request))
     if ranks > 1:
-        distribute(model, Layout(shards=ranks), beside=objective)
+        distribute(model, Layout(shards=ranks, experts=request.experts), beside=objective)
     with _recorder(plan, model) as recorder:
 
         def tell(step: Step) -> None:
@@ -107,8 +114,23 @@ def _sampler(cubes: Sequence[xr.Dataset], measured: Measured, request: PretrainR
     return ChipSampler(cubes, contract, batch=request.chips, mix=mix, crop=crop, least=ranks, seed=request.seed)
 
 
+def _losses_of(
+    objective: MaskedModelling, sampler: ChipSampler, request: PretrainRequest
+) -> Callable[[RingMoE, int], Tensor]:
+    """The loss of a model at a step of the run, for the gate of compiling; the objective is left as it is."""
+    beside = copy.deepcopy(objective)
+
+    def loss_of(model: RingMoE, step: int) -> Tensor:
+        batch = {m: chips.to(device()) for m, chips in sampler.batch(step).items()}
+        with torch.autocast(device().type, torch.bfloat16, enabled=request.precision == "bfloat16"):
+            loss, _ = beside(model, batch)
+        return loss
+
+    return loss_of
+
+
 class _Batches:
-    """This rank's part of every batch, made ahead.
+    """This rank's part of every batch, made ahead, and no more of it.
 
     What cannot be read is kept on file as soon as it is known, beside what a killed run had found.
     """
@@ -120,10 +142,11 @@ class _Batches:
 
     def stream(self, first: int) -> Iterator[Batch]:
         """From a batch on, without end."""
-        self._ahead.append(self.sampler.stream(first, workers=self.plan.where.loaders))
+        rank = dist.get_rank() if dist.is_initialized() else None
+        self._ahead.append(self.sampler.stream(first, workers=self.plan.where.loaders, rank=rank))
         for batch in self._ahead[-1]:
             self._keep_lost()
-            yield part_of(batch, dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else batch
+            yield batch
 
     def close(self) -> None:
         """End the threads."""
@@ -132,16 +155,23 @@ class _Batches:
         self._keep_lost()
 
     def _keep_lost(self) -> None:
-        if len(self.sampler.lost) > self._known and not (dist.is_initialized() and dist.get_rank()):
-            found = dict(lost_of(self.plan.kept)) | {each.name: each.reason for each in self.sampler.lost}
-            write_whole(self.plan.kept / LOST, {"lost": sorted(found.items())})
+        if len(self.sampler.lost) > self._known:
+            path = self.plan.kept / LOST.format(dist.get_rank() if dist.is_initialized() else 0)
+            found = _lost_in(path) | {each.name: each.reason for each in self.sampler.lost}
+            write_whole(path, {"lost": sorted(found.items())})
             self._known = len(self.sampler.lost)
 
 
 def lost_of(kept: Path) -> list[tuple[str, str]]:
-    """Blocks of pixels that a run could not read, before and after it was stopped: names and reasons."""
-    path = kept / LOST
-    return [(name, why) for name, why in json.loads(path.read_text())["lost"]] if path.exists() else []
+    """Blocks of pixels that no rank of a run could read, before and after it was stopped: names and reasons."""
+    found: dict[str, str] = {}
+    for path in sorted(kept.glob(LOST.format("*"))):
+        found |= _lost_in(path)
+    return sorted(found.items())
+
+
+def _lost_in(path: Path) -> dict[str, str]:
+    return dict(json.loads(path.read_text())["lost"]) if path.exists() else {}
 
 
 def _unseen(sampler: ChipSampler, first: int) -> Batch:
@@ -162,6 +192,7 @@ def recipe(plan: Plan, ranks: int) -> TrainConfig:
         recipe_of(request, where),
         accumulate=request.accumulate,
         precision=request.precision,
+        moments=request.moments,
         threads=max(1, where.threads // ranks),
         keep_in=str(plan.kept / STATES),
         keep_every=where.keep_every,
@@ -184,8 +215,8 @@ def _recorder(plan: Plan, model: RingMoE) -> Recorder:
 def _whole(
     model: RingMoE, objective: MaskedModelling, request: PretrainRequest, ranks: int
 ) -> tuple[RingMoE, MaskedModelling]:
-    """Both on one device, all their parts gathered; every rank takes part."""
-    if ranks == 1:
+    """Both on one device and eager, all their parts gathered; every rank takes part."""
+    if ranks == 1 and not request.compiled:
         return model, objective
     whole = RingMoE.from_tensors(model.config, model.contract, _gathered(model))
     own = objective_of(whole, request)

@@ -220,11 +220,25 @@ class PretrainRequest(BaseModel):
     """What matrix products are computed in."""
     processes: int = Field(default=1, ge=1)
     """Processes that share the work, on a machine with GPUs one for each."""
+    experts: int = Field(default=1, ge=1)
+    """Processes over which the experts of every block are spread; divides those there are. 1: each holds them all."""
+    recompute: Literal["nothing", "activations", "branches"] = "nothing"
+    """What the backward pass computes again to save memory, as `ringmoe.recompute` says; no value changes."""
+    moments: Literal["float32", "bfloat16", "8bit"] = "float32"
+    """What the optimiser keeps its two moments of every weight in."""
+    compiled: bool = False
+    """Compile every block, once its losses were found to be those of the eager model; one process."""
     seed: int = 0
     """Another seed, another run."""
 
     @model_validator(mode="after")
     def _possible(self) -> PretrainRequest:
+        if self.processes % self.experts:
+            raise ValueError(
+                f"{self.processes} processes cannot spread experts over {self.experts}: choose a divisor of that"
+            )
+        if self.compiled and self.processes > 1:
+            raise ValueError(f"a model is compiled in one process, not in {self.processes}")
         low, high = self.scale
         if not 0 < low <= high:
             raise ValueError(f"the least factor of the pixel size ({low:g}) is above 0 and not above the greatest")

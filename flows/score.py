@@ -85,8 +85,8 @@ def against_truth(classes: Path, whole: xr.Dataset, truth: Truth, legend: Sequen
             enough=f"the classes {', '.join(legend)}",
             todo="register labels of the same legend there, or none",
         )
-    pixels, valid = chips_from(whole)
-    baseline = _baseline(truth, len(names)).predict(pixels.reshape(len(pixels), -1)).reshape(valid.shape)
+    pixels, valid = chips_from(whole, described=True)
+    baseline = _baseline(truth, pixels.reshape(len(pixels), -1), len(names)).reshape(valid.shape)
     seen = valid & (predicted > 0) & (baseline > 0)
     labels = np.where(seen, labels, 0)
     return _report(labels, predicted, names) | {"baseline": _report(labels, baseline, names)}
@@ -103,11 +103,14 @@ def _report(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> 
     }
 
 
-def _baseline(truth: Truth, n_classes: int) -> NearestCentroid:
+def _baseline(truth: Truth, pixels_CN: np.ndarray, n_classes: int) -> np.ndarray:
+    """Class codes of pixels by the nearest class mean, over the bands that they and the labelled cubes have at all."""
     sources = segment.labelled(of_sensor(truth.train_cubes, truth.train.sensor), truth.train_labels, truth.train)
     pixels, codes = [], []
     for source in sources:
-        values, valid = chips_from(source.cube)
+        values, valid = chips_from(source.cube, described=True)
         pixels.append(values[:, valid])
         codes.append(source.labels[valid])
-    return NearestCentroid.fit(np.concatenate(pixels, axis=1), np.concatenate(codes), n_classes)
+    known_CN = np.concatenate(pixels, axis=1)
+    bands = np.isfinite(known_CN).any(axis=1) & np.isfinite(pixels_CN).any(axis=1)
+    return NearestCentroid.fit(known_CN[bands], np.concatenate(codes), n_classes).predict(pixels_CN[bands])

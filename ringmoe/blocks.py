@@ -14,7 +14,7 @@ import numpy as np
 
 from ringmoe.bands import band_specs
 from ringmoe.errors import DataError
-from ringmoe.pictures import BLOCK_PX, READ_ERRORS, Lost, Source, blocks_of, reason
+from ringmoe.pictures import BLOCK_PX, READ_ERRORS, Lost, Source, blocks_of, reason, whole
 
 Pixels: TypeAlias = tuple[np.ndarray, np.ndarray]
 """(C, h, w) float32 and validity (h, w)."""
@@ -85,10 +85,12 @@ class Blocks:
         Memory for blocks kept; larger blocks are read window by window.
     losses
         Told what cannot be read.
+    described
+        Whether pixels count that lack a channel, as a contract of described bands allows.
     """
 
-    def __init__(self, sources: Sequence[Source], room_bytes: int, losses: Losses) -> None:
-        self.sources, self.all, self.losses = sources, blocks_of(sources), losses
+    def __init__(self, sources: Sequence[Source], room_bytes: int, losses: Losses, *, described: bool) -> None:
+        self.sources, self.all, self.losses, self.described = sources, blocks_of(sources), losses, described
         self._pixel_bytes = [4 * len(band_specs(source.attrs)) + 1 for source in sources]
         self._first: dict[tuple[int, int], int] = {}
         for number, block in enumerate(self.all):
@@ -162,7 +164,8 @@ class Blocks:
         block = self.all[number]
         source = self.sources[block.source]
         try:
-            return source.read(block.picture, rows, columns)
+            pixels, valid = source.read(block.picture, rows, columns)
+            return pixels, valid if self.described else whole(pixels, valid)
         except READ_ERRORS as error:
             picture = source.pictures[block.picture]
             corner = f" row {block.rows.start} column {block.columns.start}" if block.pixels < picture.pixels else ""

@@ -51,10 +51,20 @@ def compile_checked(
     Raises
     ------
     ConfigError
-        The losses differ by more; the model stays eager.
+        The losses differ by more, or this machine cannot compile it; the model stays eager.
     """
+    from torch._dynamo.exc import TorchDynamoException  # takes a second, which those who do not compile are spared
+
     eager = _losses(copy.deepcopy(model), loss_of, steps)
-    compiled = _losses(compile_blocks(copy.deepcopy(model), backend=backend), loss_of, steps)
+    try:
+        compiled = _losses(compile_blocks(copy.deepcopy(model), backend=backend), loss_of, steps)
+    except TorchDynamoException as error:
+        raise ConfigError(
+            "The model cannot be compiled here",
+            item=str(error).partition("\n")[0] or type(error).__name__,
+            enough="a compiler that torch finds, for this device and dtype",
+            todo="train without compiling, or with another version of torch",
+        ) from error
     apart = max(abs(a - b) / max(abs(a), 1e-12) for a, b in zip(eager, compiled, strict=True))
     if not apart <= tolerance:
         raise ConfigError(

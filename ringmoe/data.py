@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from ringmoe.draw import Crop, Drawer, bands_of, losses_of
 from ringmoe.errors import DataError
 from ringmoe.labelled import Labelled, LabelledSampler
 from ringmoe.looks import chips_from, look, open_cubes, sources_of, times
-from ringmoe.modality import BandSpec, Batch, Chips, Modality
+from ringmoe.modality import BandSpec, Batch, Chips, Modality, run_of
 from ringmoe.pictures import Lost, Source
 
 if TYPE_CHECKING:
@@ -89,11 +90,11 @@ class ChipSampler:
         seed: int = 0,
     ) -> None:
         self.crop, self.size, self.least, self.seed = crop or Crop(), batch, least, seed
-        if self.crop.twins and batch % 2:
+        if self.crop.twins and batch % (2 * least):
             raise DataError(
-                "twins need an even batch",
-                item=f"batches of {batch} chips",
-                enough="a multiple of 2, and of 2 for each rank",
+                "twins need an even batch" + (", and of each rank an even part" if least > 1 else ""),
+                item=f"batches of {batch} chips, {least} ranks",
+                enough=f"a multiple of {2 * least}",
                 todo="choose another size, or no twins",
             )
         sources = sources_of(cubes)
@@ -134,24 +135,38 @@ class ChipSampler:
         counts[counts.argmax()] += self.size - groups * together
         return {m: int(count) for m, count in zip(self.shares, counts, strict=True)}
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int, rank: int | None = None) -> Batch:
         """The batch of one step; modalities without a chip in it are absent.
+
+        Parameters
+        ----------
+        rank
+            Of `least` ranks, the one whose part alone is drawn, as `ringmoe.parallel.part_of` cuts it from the whole;
+            None draws the whole.
 
         Raises
         ------
         DataError
-            When chips of a modality are all no-data, or too much cannot be read.
+            When chips of a modality are all no-data, too much cannot be read, or a rank would be without chips.
         """
         out: dict[Modality, Chips] = {}
         for index, (modality, count) in enumerate(self.counts(step).items()):
-            key = (self.seed, step, index)
+            key, wanted = (self.seed, step, index), range(count)
             if count:
                 drawer = _turn(self._drawers[modality], np.random.default_rng(key))
-                out[modality], _ = drawer.chips(key, step, count)
+                mine = wanted if rank is None else wanted[run_of(count, rank, self.least)]
+                if not mine:
+                    raise DataError(
+                        "a rank would be without images",
+                        item=f"{count} chips of {modality} for {self.least} ranks",
+                        enough=f"batches of {self.least} chips, one a rank",
+                        todo="draw larger batches, or start fewer ranks",
+                    )
+                out[modality], _ = drawer.chips(key, step, mine)
         return out
 
-    def stream(self, start: int = 0, *, workers: int = 0, ahead: int = 4) -> Ahead[Batch]:
-        """Batches from a step on, without end, the same for any number of workers.
+    def stream(self, start: int = 0, *, workers: int = 0, ahead: int = 4, rank: int | None = None) -> Ahead[Batch]:
+        """Batches from a step on, or a rank's part of them, without end, the same for any number of workers.
 
         Parameters
         ----------
@@ -162,10 +177,10 @@ class ChipSampler:
         ahead
             How many batches may be ready or under way.
         """
-        return Ahead(self._warmed if workers else self.batch, start, workers=workers, ahead=ahead)
+        return Ahead(partial(self._warmed if workers else self.batch, rank=rank), start, workers=workers, ahead=ahead)
 
-    def _warmed(self, step: int) -> Batch:
-        batch = self.batch(step)
+    def _warmed(self, step: int, rank: int | None) -> Batch:
+        batch = self.batch(step, rank)
         for drawers in self._drawers.values():
             for drawer in drawers:
                 drawer.warm(self.seed, step)

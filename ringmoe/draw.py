@@ -86,7 +86,7 @@ class Drawer:
     Parameters
     ----------
     bands
-        What the chips say of their bands; nothing for the contract's.
+        What the chips say of their bands; nothing for the contract's, and then pixels that lack one do not count.
     labels
         One label raster for each source, on the grid of its pictures.
     """
@@ -102,7 +102,7 @@ class Drawer:
         self.sources, self.bands, self.labels, self.crop = sources, bands, labels, crop
         self.modality = Modality(sources[0].attrs["modality"])
         self._gsd_m = [float(source.attrs["gsd_m"]) for source in sources]
-        self._blocks = Blocks(sources, crop.reading.room_bytes, losses)
+        self._blocks = Blocks(sources, crop.reading.room_bytes, losses, described=bool(bands))
         self._sizes = np.array([block.pixels for block in self._blocks.all], dtype=np.float64)
         self.pixels = float(self._sizes.sum())
         self._bytes = np.array([self._blocks.size(number) for number in range(len(self._sizes))])
@@ -110,8 +110,9 @@ class Drawer:
         self._is_whole = self._bytes.sum() <= crop.reading.round_bytes or all(source.mapped for source in sources)
         self._rounds: dict[Key, _Round] = {}
 
-    def chips(self, key: Key, step: int, count: int) -> tuple[Chips, np.ndarray | None]:
-        """So many chips as a batch, and their labels, (B, s, s), where there are any; the i-th a function of key and i.
+    def chips(self, key: Key, step: int, wanted: range) -> tuple[Chips, np.ndarray | None]:
+        """Chips by number as a batch, and their labels, (B, s, s), where there are any; each a function of key and
+        number. Twins have an even number and the one after it, and come together.
 
         Raises
         ------
@@ -120,7 +121,7 @@ class Drawer:
         """
         group = self._round(key[0], step // self.crop.reading.round_steps)
         drawn: list[_Drawn] = []
-        for i in range(count):
+        for i in wanted:
             twin = drawn[-1].window if self.crop.twins and i % 2 else None
             drawn.append(self._draw(np.random.default_rng([*key, i]), group, twin))
         pixels_BCHW = torch.from_numpy(np.stack([d.pixels for d in drawn]))

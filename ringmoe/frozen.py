@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ringmoe.backbone import RingMoE
 from ringmoe.contract import InputContract
-from ringmoe.embed import normalised
+from ringmoe.embed import normalised_bands
 from ringmoe.errors import DataError
 from ringmoe.modality import Chips, Modality
 
@@ -87,7 +87,7 @@ def _sampled(map_BDHW: Tensor, rows_N: Tensor, cols_N: Tensor, chips: Chips) -> 
 
 
 def image_statistics(contract: InputContract, chips: Iterable[Chips]) -> Tensor:
-    """Mean, deviation, least and greatest of each normalised band over the valid pixels of a chip: (N, 4 C) float32.
+    """Mean, deviation, least and greatest of each normalised band over a chip's pixels that have it: (N, 4 C) float32.
 
     Raises
     ------
@@ -96,21 +96,22 @@ def image_statistics(contract: InputContract, chips: Iterable[Chips]) -> Tensor:
     """
     found = []
     for one in chips:
-        x_BCHW, valid_BHW = normalised(one, contract)
-        if not valid_BHW.flatten(1).any(1).all():
+        x_BCHW, seen_BCHW = normalised_bands(one, contract)
+        if not seen_BCHW.flatten(1).any(1).all():
             raise DataError(
                 "a chip without a valid pixel has no statistics",
                 item=f"{len(one)} chips of {contract.modality}",
                 enough="one valid pixel in each",
                 todo="leave out chips that are all no-data",
             )
-        seen_BCHW = valid_BHW[:, None].expand_as(x_BCHW)
-        count_BC = seen_BCHW.sum((2, 3))
+        count_BC = seen_BCHW.sum((2, 3)).clamp(min=1)
         mean_BC = x_BCHW.where(seen_BCHW, 0.0).sum((2, 3)) / count_BC
         centred_BCHW = (x_BCHW - mean_BC[..., None, None]).where(seen_BCHW, 0.0)
         std_BC = (centred_BCHW.square().sum((2, 3)) / count_BC).sqrt()
         low_BC = x_BCHW.where(seen_BCHW, float("inf")).amin((2, 3))
         high_BC = x_BCHW.where(seen_BCHW, float("-inf")).amax((2, 3))
+        none_BC = ~seen_BCHW.any(3).any(2)
+        low_BC, high_BC = (v.masked_fill(none_BC, 0.0) for v in (low_BC, high_BC))
         found.append(torch.cat([mean_BC, std_BC, low_BC, high_BC], 1).float())
     return torch.cat(found)
 
@@ -136,7 +137,7 @@ def random_pixel_features(
 
 def pixel_statistics(contract: InputContract, chips: Chips, rows_N: Tensor, cols_N: Tensor) -> Tensor:
     """The normalised bands of a pixel, with mean and deviation of the SIDE by SIDE around it: (B x N, 3 C) float32."""
-    x_BCHW = normalised(chips, contract)[0].float()
+    x_BCHW = normalised_bands(chips, contract)[0].float()
     mean_BCHW, square_BCHW = (
         F.avg_pool2d(v, SIDE, 1, SIDE // 2, count_include_pad=False) for v in (x_BCHW, x_BCHW.square())
     )
@@ -150,6 +151,6 @@ def _responses(contract: InputContract, chips: Sequence[Chips], filters: int, se
     bands = chips[0].pixels_BCHW.shape[1]
     weight_FCKK = torch.randn(filters, bands, SIDE, SIDE, generator=generator) / (bands * SIDE**2) ** 0.5
     for one in chips:
-        x_BCHW = normalised(one, contract)[0].float()
+        x_BCHW = normalised_bands(one, contract)[0].float()
         answer_BFHW = F.conv2d(x_BCHW, weight_FCKK, padding=SIDE // 2)
         yield torch.cat([answer_BFHW.relu(), (-answer_BFHW).relu()], 1)

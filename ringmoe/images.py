@@ -15,7 +15,7 @@ import numpy as np
 
 from ringmoe.errors import DataError
 from ringmoe.modality import BandSpec, Modality
-from ringmoe.pictures import READ_ERRORS, Lost, Picture, Place, reason
+from ringmoe.pictures import READ_ERRORS, Lost, Picture, Place, in_parts, reason
 
 STRICT = {"GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE", "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO"}
 """Without these GDAL 3.x gives a damaged JPEG as grey, and a PNG cut short as whatever the memory held, in silence."""
@@ -43,7 +43,7 @@ class ImageKind:
     scale: float = 1.0
     """What one count is worth, as in 1 / 255."""
     nodata: float | None = None
-    """Count that means nothing was measured; None takes what the file says."""
+    """Count that means a band has no data; None takes what the file says of whole pixels."""
     looks: float | None = None
     """Equivalent number of looks of detected radar; None takes that of the sensor's row."""
 
@@ -97,7 +97,7 @@ class ImageSource:
         }
 
     def read(self, picture: int, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (C, h, w) in the kind's units, NaN where nothing was measured, and where something was (h, w)."""
+        """Pixels (C, h, w) in the kind's units, NaN where a band has no data, and where any has some (h, w)."""
         import rasterio
         from rasterio.windows import Window
 
@@ -106,14 +106,12 @@ class ImageSource:
         with rasterio.Env(**STRICT), rasterio.open(self.files[picture]) as image:
             counts = image.read(channels, window=window)
             valid = image.dataset_mask(window=window) > 0
-        if self.kind.nodata is not None:
-            valid &= (counts != self.kind.nodata).all(axis=0)
+        missing = np.zeros(counts.shape, dtype=bool) if self.kind.nodata is None else counts == self.kind.nodata
         if np.iscomplexobj(counts):
-            counts = np.stack([counts.real, counts.imag], axis=1).reshape(-1, *counts.shape[1:])
+            counts, missing = in_parts(counts), missing.repeat(2, axis=0)
         pixels = counts.astype(np.float32) * np.float32(self.kind.scale)
-        valid &= np.isfinite(pixels).all(axis=0)
-        pixels[:, ~valid] = np.nan
-        return pixels, valid
+        pixels[missing | ~valid] = np.nan
+        return pixels, np.isfinite(pixels).any(axis=0)
 
 
 def open_images(files: str | Path | Sequence[str | Path], kind: ImageKind) -> list[ImageSource]:

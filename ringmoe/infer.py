@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 Read: TypeAlias = Callable[[Window], tuple[np.ndarray, np.ndarray]]
-"""A window's pixels (C, h, w), float32, physical units, NaN where invalid, and validity (h, w), bool."""
+"""A window's pixels (C, h, w), float32, physical units, NaN where missing, and validity (h, w), bool."""
 
 GRAIN = 32
 """Sides of what the model sees are multiples of this many pixels: the stride of its coarsest stage."""
@@ -68,9 +68,17 @@ class Mapper(Protocol):
         """Set the mode, as in torch.nn.Module."""
 
 
-def reader(composite: xr.Dataset) -> Read:
-    """Read windows of a composite, or of one look of a cube: `data` with dims (band, y, x)."""
-    return lambda w: chips_from(composite.isel(y=slice(w.y0, w.y0 + w.h), x=slice(w.x0, w.x0 + w.w)))
+def reader(composite: xr.Dataset, *, described: bool = False) -> Read:
+    """Read windows of a composite, or of one look of a cube: `data` with dims (band, y, x).
+
+    Parameters
+    ----------
+    described
+        As the model's contract says: whether pixels that lack a band are mapped from the others, or not at all.
+    """
+    return lambda w: chips_from(
+        composite.isel(y=slice(w.y0, w.y0 + w.h), x=slice(w.x0, w.x0 + w.w)), described=described
+    )
 
 
 def predict(

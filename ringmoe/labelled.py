@@ -94,7 +94,7 @@ class LabelledSampler:
 
     def batch(self, step: int) -> tuple[Chips, torch.Tensor]:
         """Chips and labels_BHW, int64, 0 where nobody knows, of one step."""
-        chips, labels = self._drawer.chips((self.seed, step), step, self.size)
+        chips, labels = self._drawer.chips((self.seed, step), step, range(self.size))
         assert labels is not None
         return chips, torch.from_numpy(np.ascontiguousarray(labels))
 

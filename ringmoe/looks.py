@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 
 from catalog.sensors import USABLE
-from ringmoe.pictures import Lost, Picture, Place, Source
+from ringmoe.pictures import Lost, Picture, Place, Source, in_parts, whole
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,7 +33,7 @@ def open_cubes(uris: Sequence[str]) -> list[xr.Dataset]:
     return [cube.open(uri) for uri in uris]
 
 
-def chips_from(piece: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+def chips_from(piece: xr.Dataset, *, described: bool = False) -> tuple[np.ndarray, np.ndarray]:
     """Pixels and validity of a piece of one time of a cube, or of a composite.
 
     Parameters
@@ -41,23 +41,24 @@ def chips_from(piece: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     piece
         `data` with dims (band, y, x), float32 or complex64, physical units, NaN where nothing was measured; `quality`
         with dims (y, x), `catalog.sensors.Quality`, where the piece has one.
+    described
+        Whether a band may be missing at a pixel that counts, as a contract of described bands allows.
 
     Returns
     -------
     pixels, valid
-        (C, h, w) float32, a complex band as two channels (re, im) in band order; (h, w) bool, true where every
-        channel was measured and the quality is usable.
+        (C, h, w) float32, a complex band as two channels (re, im) in band order; (h, w) bool, true where the quality
+        is usable and every channel was measured, or, where bands are described, any.
     """
     values = np.asarray(piece["data"].transpose("band", "y", "x").values)
+    valid = np.isfinite(values).any(axis=0)
     if np.iscomplexobj(values):
-        parts = np.stack([values.real, values.imag], axis=1)
-        values = parts.reshape(-1, *values.shape[1:])
+        values = in_parts(values)
     pixels = np.ascontiguousarray(values, dtype=np.float32)
-    valid = np.asarray(np.isfinite(pixels).all(axis=0))
     if "quality" in piece:
         quality = np.asarray(piece["quality"].transpose("y", "x").values)
         valid &= np.isin(quality, [int(q) for q in USABLE])
-    return pixels, valid
+    return pixels, np.asarray(valid) if described else whole(pixels, valid)
 
 
 def times(cube: xr.Dataset) -> int:
@@ -100,8 +101,8 @@ class CubeSource:
         return tuple(Picture(name + date, *size, place, day) for date, day in zip(dates, days, strict=True))
 
     def read(self, picture: int, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (C, h, w) and validity (h, w) of a rectangle of one look."""
-        return chips_from(look(self.cube, picture).isel(y=rows, x=columns))
+        """Pixels (C, h, w) of a rectangle of one look, and where any channel was measured and is usable (h, w)."""
+        return chips_from(look(self.cube, picture).isel(y=rows, x=columns), described=True)
 
 
 def sources_of(cubes: Cubes) -> list[Source]:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ringmoe.blocks import Blocks, Losses, Reading
+from ringmoe.blocks import Blocks, Reading
 from ringmoe.contract import DataContract
 from ringmoe.draw import losses_of, pad
 from ringmoe.errors import DataError
 from ringmoe.looks import sources_of
-from ringmoe.pictures import Lost, Picture, Place, Source
+from ringmoe.pictures import Lost, Picture, Place
 
 if TYPE_CHECKING:
     from ringmoe.looks import Cubes
@@ -82,13 +82,13 @@ class MappedSource:
         number, k = self._file_of[picture]
         file = self._row["files"][number]
         stored = self._map(file["pixels"])[k, :, rows, columns]
-        pixels = stored.astype(np.float32)
+        pixels, counts = stored.astype(np.float32), stored.dtype.kind in "iu"
+        if counts:
+            pixels *= self._scale
         if file["valid"] is None:
-            return pixels * self._scale, np.ones(pixels.shape[1:], dtype=bool)
+            return pixels, np.ones(pixels.shape[1:], dtype=bool)
         valid = np.array(self._map(file["valid"])[k, rows, columns])
-        if stored.dtype.kind in "iu":
-            pixels = np.where(valid, pixels * self._scale, np.float32(np.nan))
-        return pixels, valid
+        return np.where(valid, pixels, np.float32(np.nan)) if counts else pixels, valid
 
     def _map(self, name: str) -> np.ndarray:
         if name not in self._maps:
@@ -142,7 +142,8 @@ def write_chips(
 ) -> Written:
     """Write all squares of some cubes or folders of images as memory maps, with the contract beside them.
 
-    Counts of images are kept as they are, with what one is worth; all else is float32.
+    Counts of images are kept as they are, with what one is worth; all else is float32, and so are squares of images
+    with pixels that lack a band.
 
     Parameters
     ----------
@@ -174,7 +175,9 @@ def write_chips(
     losses = losses_of(sources, reading or Reading())
     rows = []
     for number, source in enumerate(sources):
-        row = _write_source(folder, f"{source.attrs['modality']}_{number:03d}", source, cut, losses, number)
+        blocks = Blocks([source], Reading().room_bytes, losses, described=contract.described)
+        rng = np.random.default_rng([cut.seed, number])
+        row = _write_source(folder, f"{source.attrs['modality']}_{number:03d}", blocks, cut, rng)
         rows += [row] if row["pictures"] else []
     if not rows:
         raise DataError(
@@ -208,10 +211,16 @@ class _Files:
         self._valid: list[np.ndarray] = []
 
     def add(self, pixels_CHW: np.ndarray, valid_HW: np.ndarray) -> None:
-        """One square more."""
-        if self.dtype.kind in "iu":
-            pixels_CHW = np.rint(np.where(valid_HW, pixels_CHW, 0) / self.scale)
-        self._pixels.append(pixels_CHW.astype(self.dtype))
+        """One square more; counts cannot say that a band is missing at a pixel, so such squares are of float32."""
+        dtype = self.dtype
+        if dtype.kind in "iu":
+            if np.isfinite(pixels_CHW[:, valid_HW]).all():
+                pixels_CHW = np.rint(np.where(valid_HW, pixels_CHW, 0) / self.scale)
+            else:
+                dtype = np.dtype(np.float32)
+        if self._pixels and self._pixels[0].dtype != dtype:
+            self.close()
+        self._pixels.append(pixels_CHW.astype(dtype))
         self._valid.append(valid_HW)
         if (len(self._pixels) + 1) * self._pixels[0].nbytes > FILE_BYTES:
             self.close()
@@ -233,14 +242,15 @@ class _Files:
 _ATTRS = ("sensor", "modality", "quantity", "units", "gsd_m", "bands", "tile", "period")
 
 
-def _write_source(folder: Path, name: str, source: Source, cut: Cut, losses: Losses, number: int) -> dict[str, Any]:
+def _write_source(folder: Path, name: str, blocks: Blocks, cut: Cut, rng: np.random.Generator) -> dict[str, Any]:
     """The squares of one source as files, and its entry in the index."""
+    (source,) = blocks.sources
     counts = source.attrs.get("counts") or {}
     whole = np.dtype(counts.get("dtype", "float32")).kind in "iu"
     scale = np.float32(counts["scale"] if whole else 1)
     files = _Files(folder, name, np.dtype(counts["dtype"] if whole else "float32"), scale)
     pictures = []
-    for picture, pixels, valid in _squares(source, cut, losses, np.random.default_rng([cut.seed, number])):
+    for picture, pixels, valid in _squares(blocks, cut, rng):
         files.add(pixels, valid)
         pictures.append([picture.name, picture.place, picture.day])
     files.close()
@@ -248,11 +258,8 @@ def _write_source(folder: Path, name: str, source: Source, cut: Cut, losses: Los
     return {"attrs": attrs, "side_px": cut.side_px, "scale": float(scale), "files": files.files, "pictures": pictures}
 
 
-def _squares(
-    source: Source, cut: Cut, losses: Losses, rng: np.random.Generator
-) -> Iterator[tuple[Picture, np.ndarray, np.ndarray]]:
-    """Usable squares of a source, block by block: what each is, pixels (C, s, s), validity (s, s)."""
-    blocks = Blocks([source], Reading().room_bytes, losses)
+def _squares(blocks: Blocks, cut: Cut, rng: np.random.Generator) -> Iterator[tuple[Picture, np.ndarray, np.ndarray]]:
+    """Usable squares of the one source of some blocks: what each is, pixels (C, s, s), validity (s, s)."""
     places = [
         (number, y, x)
         for number, block in enumerate(blocks.all)
@@ -262,7 +269,7 @@ def _squares(
     if cut.most is not None and cut.most < len(places):
         places = [places[i] for i in np.sort(rng.choice(len(places), cut.most, replace=False))]
     for number, y, x in places:
-        picture = source.pictures[blocks.all[number].picture]
+        picture = blocks.sources[0].pictures[blocks.all[number].picture]
         rows, columns = slice(y, min(y + cut.side_px, picture.height)), slice(x, min(x + cut.side_px, picture.width))
         got = blocks.crop(number, rows, columns)
         if got is None or got[1].sum() < cut.least_usable * cut.side_px**2:

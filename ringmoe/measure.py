@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from catalog.sensors import SENSORS
-from ringmoe.bands import band_specs
+from ringmoe.bands import Statistics, band_specs, expected
 from ringmoe.contract import LOG_FLOOR, DataContract, InputContract
 from ringmoe.errors import DataError
 from ringmoe.looks import sources_of
 from ringmoe.modality import Modality
-from ringmoe.pictures import READ_ERRORS, Source
+from ringmoe.pictures import READ_ERRORS, Source, whole
 
 if TYPE_CHECKING:
     from ringmoe.looks import Cubes
@@ -64,7 +64,8 @@ def measure_contract(
         In the schema of `catalog.cube`, or other sources of pictures; what cannot be read is left out.
     described
         Take further sensors of a modality too, each with its own statistics, where quantity and units are the
-        leader's and every band says what it is: for the spectral embedding.
+        leader's and every band says what it is: for the spectral embedding. A band missing at a pixel is then absent
+        there; else the pixel does not count.
     seed
         Of the windows drawn from cubes too large to read whole.
     windows, window_px
@@ -94,7 +95,8 @@ def measure_contract(
         groups, reasons = _groups(sources, mine, described)
         left_out += [LeftOut(i, reasons[i]) for i in sorted(reasons)]
         used += [i for group in groups for i in group]
-        entries = [_input_contract(modality, [sources[i] for i in group], seed, windows, window_px) for group in groups]
+        shared = ([sources[i] for i in group] for group in groups)
+        entries = [_input_contract(modality, each, seed, windows, window_px, described) for each in shared]
         if entries:
             inputs[modality] = entries[0]
             also += entries[1:]
@@ -146,20 +148,23 @@ def _quantity_difference(leader: Mapping[str, Any], other: Mapping[str, Any]) ->
 
 
 def _input_contract(
-    modality: Modality, cubes: Sequence[Source], seed: int, windows: int, window_px: int
+    modality: Modality, cubes: Sequence[Source], seed: int, windows: int, window_px: int, described: bool
 ) -> InputContract:
     attrs = cubes[0].attrs
     transform: Transform = "log" if modality is Modality.SAR_L2 else "identity"
     rng = np.random.default_rng([seed, list(Modality).index(modality)])
-    pieces_CN = [_transformed(p, transform) for c in cubes for p in _usable(c, rng, windows, window_px) if p.size]
+    found = (_usable(c, rng, windows, window_px, described) for c in cubes)
+    pieces_CN = [_transformed(p, transform) for pieces in found for p in pieces if p.size]
     if not pieces_CN:
         raise DataError(
             f"no pixel of modality {modality.value} is usable",
             item=", ".join(str(c.attrs.get("tile", "?")) for c in cubes),
-            enough="one look that is not all cloud or no-data",
+            enough="one look that is not all cloud or no-data"
+            + ("" if described else ", and has every band where an embedding is fixed to its list of bands"),
             todo="choose clearer scenes or a longer period",
         )
-    mean, std = _moments(pieces_CN, is_complex=modality is Modality.SAR_L1)
+    mean_C, std_C = _moments(pieces_CN, is_complex=modality is Modality.SAR_L1)
+    statistics = _completed([Statistics(*row) for row in zip(band_specs(attrs), mean_C, std_C, strict=True)])
     gsd = [float(c.attrs["gsd_m"]) for c in cubes]
     return InputContract(
         modality=modality,
@@ -168,11 +173,26 @@ def _input_contract(
         quantity=attrs["quantity"],
         units=attrs["units"],
         transform=transform,
-        mean=mean,
-        std=std,
+        mean=tuple(float(each.mean) for each in statistics),
+        std=tuple(float(each.std) for each in statistics),
         gsd_m=(min(gsd), max(gsd)),
         looks=_looks(attrs),
     )
+
+
+def _completed(found: Sequence[Statistics]) -> list[Statistics]:
+    """Statistics of a sensor's channels; of one that was nowhere measured, what its neighbours let expect."""
+    known = [each for each in found if np.isfinite(each.mean)]
+    whole = [each if each in known else expected(each.band, known) for each in found]
+    missing = [each.band.name for each, one in zip(found, whole, strict=True) if one is None]
+    if missing:
+        raise DataError(
+            "nothing says what values a band has",
+            item=", ".join(dict.fromkeys(missing)),
+            enough="one usable pixel of it, or another band of its kind, both described",
+            todo="leave the band out of the cubes, or choose scenes that have it",
+        )
+    return [each for each in whole if each is not None]
 
 
 def _looks(attrs: Mapping[str, Any]) -> float:
@@ -181,8 +201,12 @@ def _looks(attrs: Mapping[str, Any]) -> float:
     return float(said or (SENSORS[attrs["sensor"]].looks if attrs["sensor"] in SENSORS else 1.0))
 
 
-def _usable(source: Source, rng: np.random.Generator, windows: int, window_px: int) -> list[np.ndarray]:
+def _usable(
+    source: Source, rng: np.random.Generator, windows: int, window_px: int, described: bool
+) -> list[np.ndarray]:
     """Usable pixels, (C, N) each, of every look: the whole of it where it is small, windows drawn at random else.
+
+    Where bands are described a pixel may lack some, which are NaN there.
 
     Of very many looks or images, four times `windows` are drawn. What cannot be read says nothing of the rest and is
     left out here; who draws chips from it counts and lists it, and stops where it is too much.
@@ -203,7 +227,8 @@ def _usable(source: Source, rng: np.random.Generator, windows: int, window_px: i
                 pixels, valid = source.read(number, rows, columns)
             except READ_ERRORS:
                 continue
-            out.append(pixels[:, valid])
+            out.append(pixels[:, valid if described else whole(pixels, valid)])
+            out[-1][~np.isfinite(out[-1])] = np.nan
     return out
 
 
@@ -212,12 +237,14 @@ def _transformed(pixels: np.ndarray, transform: Transform) -> np.ndarray:
     return pixels if transform == "identity" else np.log(np.maximum(pixels, 0) + LOG_FLOOR)
 
 
-def _moments(pieces_CN: Sequence[np.ndarray], *, is_complex: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    count = sum(p.shape[1] for p in pieces_CN)
-    if is_complex:
-        power = np.sum([(p.astype(np.float64) ** 2).sum(axis=1) for p in pieces_CN], axis=0) / count
-        rms = np.repeat(np.sqrt(power.reshape(-1, 2).mean(axis=1)), 2)
-        return (0.0,) * len(rms), tuple(float(v) for v in np.maximum(rms, 1e-9))
-    mean = np.sum([p.sum(axis=1, dtype=np.float64) for p in pieces_CN], axis=0) / count
-    square = np.sum([((p - mean[:, None]) ** 2).sum(axis=1) for p in pieces_CN], axis=0) / count
-    return tuple(float(v) for v in mean), tuple(float(v) for v in np.maximum(np.sqrt(square), 1e-6))
+def _moments(pieces_CN: Sequence[np.ndarray], *, is_complex: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each channel where it was measured, float64; NaN where it never was."""
+    count_C = np.sum([np.isfinite(p).sum(axis=1) for p in pieces_CN], axis=0)
+    with np.errstate(invalid="ignore"):
+        if is_complex:
+            power_C = np.sum([np.nansum(p.astype(np.float64) ** 2, axis=1) for p in pieces_CN], axis=0) / count_C
+            rms_C = np.repeat(np.sqrt(power_C.reshape(-1, 2).mean(axis=1)), 2)
+            return 0 * rms_C, np.maximum(rms_C, 1e-9)
+        mean_C = np.sum([np.nansum(p, axis=1, dtype=np.float64) for p in pieces_CN], axis=0) / count_C
+        square_C = np.sum([np.nansum((p - mean_C[:, None]) ** 2, axis=1) for p in pieces_CN], axis=0) / count_C
+    return mean_C, np.maximum(np.sqrt(square_C), 1e-6)

@@ -121,6 +121,11 @@ Batch: TypeAlias = Mapping[Modality, Chips]
 """Unpaired: the number and the size of the images may differ from modality to modality."""
 
 
+def run_of(images: int, rank: int, ranks: int) -> slice:
+    """Of so many images those that one rank works on: an equal run, give or take one."""
+    return slice(rank * images // ranks, (rank + 1) * images // ranks)
+
+
 def ordered(modalities: Mapping[Modality, object] | tuple[Modality, ...]) -> tuple[Modality, ...]:
     """The modalities given, in the order of the enumeration, which is the order experts are stacked in."""
     return tuple(m for m in Modality if m in modalities)

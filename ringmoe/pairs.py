@@ -97,7 +97,8 @@ class PairSampler:
         for source in self._sources:
             contract.check(source.attrs)
         self._losses = losses_of(self._sources, self.crop.reading)
-        self._blocks = Blocks(self._sources, self.crop.reading.room_bytes, self._losses)
+        room_bytes = self.crop.reading.room_bytes
+        self._blocks = Blocks(self._sources, room_bytes, self._losses, described=contract.described)
         self._bands = [bands_of(contract, source.attrs) for source in self._sources]
         self._kinds = self._paired()
 

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from ringmoe.backbone import RingMoE
 from ringmoe.errors import ConfigError
-from ringmoe.modality import Batch, Chips
+from ringmoe.modality import Batch, Chips, run_of
 from ringmoe.moe import Experts, compute_dtype
 
 
@@ -159,7 +159,7 @@ def _check_share(block: int, experts: int, ranks: int) -> None:
             "A rank would be without experts" if ranks <= experts else "There are more ranks than experts",
             item=f"block {block}: {experts} experts over {ranks} ranks",
             enough=f"one of {', '.join(map(str, fits))} ranks to share the experts",
-            todo="set Layout.experts lower; the other ranks hold copies of the experts",
+            todo="spread the experts over fewer ranks (Layout.experts); the others hold copies of them",
         )
 
 
@@ -256,7 +256,7 @@ def part_of(batch: Batch, rank: int, ranks: int) -> Batch:
         )
     parts = {}
     for modality, chips in batch.items():
-        mine = slice(rank * len(chips) // ranks, (rank + 1) * len(chips) // ranks)
+        mine = run_of(len(chips), rank, ranks)
         gsd_B = None if chips.gsd_B is None else chips.gsd_B[mine]
         parts[modality] = Chips(chips.pixels_BCHW[mine], chips.valid_BHW[mine], chips.bands, gsd_B)
     return parts

@@ -87,7 +87,10 @@ class Source(Protocol):
         """Whether reading costs no more than copying, so that blocks need not be kept."""
 
     def read(self, picture: int, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (C, h, w), float32 in physical units, and validity (h, w); one of READ_ERRORS where that fails."""
+        """Pixels (C, h, w), float32 in physical units, and validity (h, w); one of READ_ERRORS where that fails.
+
+        A pixel is valid where something usable was measured; a channel that is NaN there is absent there.
+        """
 
 
 class Block(NamedTuple):
@@ -106,6 +109,18 @@ class Block(NamedTuple):
     def pixels(self) -> int:
         """How many it has."""
         return (self.rows.stop - self.rows.start) * (self.columns.stop - self.columns.start)
+
+
+def in_parts(values_CHW: np.ndarray) -> np.ndarray:
+    """Complex bands as two channels each, real then imaginary, (2 C, h, w); both NaN where either is not finite."""
+    known_CHW = np.isfinite(values_CHW)
+    parts = [np.where(known_CHW, part, np.nan) for part in (values_CHW.real, values_CHW.imag)]
+    return np.stack(parts, axis=1).reshape(-1, *values_CHW.shape[1:])
+
+
+def whole(pixels_CHW: np.ndarray, valid_HW: np.ndarray) -> np.ndarray:
+    """Where every channel was measured, (h, w): all that an embedding of one list of bands can take."""
+    return np.asarray(valid_HW & np.isfinite(pixels_CHW).all(axis=0))
 
 
 def blocks_of(sources: Sequence[Source]) -> list[Block]:

@@ -32,29 +32,33 @@ def resampled(pixels_CHW: np.ndarray, valid_HW: np.ndarray, side: int) -> tuple[
     """A square window as a chip of another number of pixels over the same ground.
 
     Each pixel is the mean of those around it, weighted by a triangle as wide as the larger of both pixels, balanced
-    about the new pixel's centre; pixels that
-    are not valid do not count, and a pixel with less than half of its weight valid is none.
+    about the new pixel's centre; pixels that are not valid, or lack a channel, do not count in it, and a pixel with
+    less than half of its weight known is none.
 
     Parameters
     ----------
     pixels_CHW
-        Physical units; NaN allowed where not valid.
+        Physical units; NaN where not valid, and where a channel is missing.
     valid_HW
         bool.
 
     Returns
     -------
     pixels_CSS, valid_SS
-        float32, NaN where no valid pixel is near; bool.
+        float32, NaN where no known pixel is near; bool, true where any channel is known.
     """
     index_SK, weight_SK = taps(valid_HW.shape[-1], side)
-    if valid_HW.all():
+    known_CHW = valid_HW & np.isfinite(pixels_CHW)
+    if known_CHW.all():
         return _along_both(pixels_CHW, index_SK, weight_SK), np.ones((side, side), dtype=bool)
-    total_SS = _along_both(valid_HW[None].astype(np.float32), index_SK, weight_SK)[0]
-    sums_CSS = _along_both(np.where(valid_HW, pixels_CHW, np.float32(0)), index_SK, weight_SK)
+    alike_CHW = known_CHW[:1] if (known_CHW == known_CHW[:1]).all() else known_CHW
+    total_CSS = _along_both(alike_CHW.astype(np.float32), index_SK, weight_SK)
+    sums_CSS = _along_both(np.where(known_CHW, pixels_CHW, np.float32(0)), index_SK, weight_SK)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found_CSS = np.where(total_SS > 1e-6, sums_CSS / total_SS, np.float32(np.nan))
-    return found_CSS.astype(np.float32), total_SS >= 0.5 - 1e-6
+        found_CSS = np.where(total_CSS > 1e-6, sums_CSS / total_CSS, np.float32(np.nan))
+    enough_CSS = total_CSS >= 0.5 - 1e-6
+    valid_SS = np.asarray(enough_CSS.any(axis=0))
+    return np.where(valid_SS & ~enough_CSS, np.float32(np.nan), found_CSS).astype(np.float32), valid_SS
 
 
 def nearest(labels_HW: np.ndarray, side: int) -> np.ndarray:

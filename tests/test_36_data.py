@@ -11,25 +11,80 @@ from noise_cubes import batches_equal, cube_of, four_cubes
 from catalog.sensors import CBERS_4A, GAOFEN_3, LANDSAT, SENTINEL_1, SENTINEL_2, Quality
 from ringmoe.contract import LOG_FLOOR
 from ringmoe.data import EQUAL_MIX, PAPER_MIX, ChipSampler, Crop, Labelled, LabelledSampler, Reading, chips_from
+from ringmoe.draw import Drawer
 from ringmoe.errors import ContractError, DataError
 from ringmoe.measure import measure_contract
 from ringmoe.modality import Modality
+from ringmoe.parallel import part_of
 
 
 def test_a_complex_band_becomes_its_real_and_imaginary_channel():
-    """Complex bands turn into (re, im) pairs in band order; invalid is where a part is NaN or quality unusable."""
+    """Complex bands turn into (re, im) pairs in band order, NaN in both where either part is; invalid is where one is,
+    or quality unusable."""
     cube = cube_of(GAOFEN_3, size=8)
     cube["data"][0, 1, 2, 3] = np.nan
     cube["quality"][0, 5, 5] = Quality.CLOUD
     cube["quality"][0, 6, 6] = Quality.SNOW
     pixels, valid = chips_from(cube.isel(time=0))
-    z = cube["data"].values[0]
+    z = cube["data"].values[0].copy()
+    z[1, 2, 3] = complex(np.nan, np.nan)
     np.testing.assert_array_equal(pixels[0::2], z.real)
     np.testing.assert_array_equal(pixels[1::2], z.imag)
     assert pixels.dtype == np.float32
     assert not valid[2, 3]
     assert not valid[5, 5]
     assert valid.sum() == 62
+    assert chips_from(cube.isel(time=0), described=True)[1].sum() == 63
+
+
+def without_a_band(size: int = 64) -> xr.Dataset:
+    """Sentinel-2 without B02, and without B01 in the upper half; nothing at all in the first column."""
+    cube = cube_of(SENTINEL_2, size=size)
+    cube["data"][:, 1] = np.nan
+    cube["data"][:, 0, : size // 2] = np.nan
+    cube["data"][:, :, :, 0] = np.nan
+    return cube
+
+
+def test_a_missing_band_is_simply_absent_where_bands_are_described():
+    """Pixels count where any band was measured. Statistics are over the pixels that have a band; those of one that was
+    never measured come from its neighbours. Batches, also scaled and labelled ones, keep NaN where a band is missing,
+    and only there; the fixed embedding takes none of them."""
+    cube, whole = without_a_band(), cube_of(SENTINEL_2, size=64)
+    contract = measure_contract([cube], described=True).contract
+    entry, values = contract.inputs[Modality.MS], whole["data"].values[..., 1:]
+    np.testing.assert_allclose(entry.mean[2], values[:, 2].mean(), rtol=1e-5)
+    np.testing.assert_allclose(entry.mean[0], values[:, 0, 32:].mean(), rtol=1e-5)
+    np.testing.assert_allclose(entry.std[0], values[:, 0, 32:].std(), rtol=1e-4)
+    low, high = sorted((entry.mean[0], entry.mean[2]))
+    assert low < entry.mean[1] < high
+    labels = Labelled(cube, np.ones((64, 64), np.uint8))
+    samplers = [ChipSampler([cube], contract, batch=8, crop=Crop(32, scale=s)) for s in ((1.0, 1.0), (0.7, 1.4))]
+    batches = [sampler.batch(0)[Modality.MS] for sampler in samplers]
+    batches.append(LabelledSampler([labels], contract, batch=8, crop=Crop(32)).batch(0)[0])
+    for chips in batches:
+        known_BCHW = torch.isfinite(chips.pixels_BCHW)
+        assert chips.valid_BHW.float().mean() > 0.9
+        assert not known_BCHW[:, 1].any()
+        assert torch.equal(known_BCHW[:, 2] & chips.valid_BHW, chips.valid_BHW)
+        assert 0 < known_BCHW[:, 0][chips.valid_BHW].float().mean() < 1
+    with pytest.raises(DataError, match="no pixel of modality ms is usable") as caught:
+        measure_contract([cube])
+    assert "has every band" in caught.value.enough
+    fixed = measure_contract([whole]).contract
+    with pytest.raises(DataError, match="all no-data"):
+        ChipSampler([cube], fixed, batch=2, crop=Crop(32)).batch(0)
+
+
+def test_a_band_that_nothing_is_known_of_is_refused():
+    """Never measured, and no other band of its kind: named, with what would be enough."""
+    cube = cube_of(SENTINEL_2, n_bands=1, size=32)
+    odd = cube_of(SENTINEL_1, n_bands=1, size=32)
+    merged = xr.concat([cube["data"], odd["data"] * np.nan], "band")
+    mixed = xr.Dataset({"data": merged}, attrs={**cube.attrs, "bands": [*cube.attrs["bands"], *odd.attrs["bands"]]})
+    with pytest.raises(DataError, match="nothing says what values a band has") as caught:
+        measure_contract([mixed], described=True)
+    assert caught.value.item == odd.attrs["bands"][0]["name"]
 
 
 def test_the_contract_holds_the_statistics_of_usable_pixels_only():
@@ -154,6 +209,34 @@ def test_twins_are_two_chips_of_one_place():
             assert min(shared) >= 8 * 8
     with pytest.raises(DataError, match="twins need an even batch"):
         ChipSampler(cubes, contract, batch=7, crop=crop)
+    with pytest.raises(DataError, match="of each rank an even part") as caught:
+        ChipSampler(cubes, contract, batch=6, crop=crop, least=2)
+    assert caught.value.enough == "a multiple of 4"
+
+
+@pytest.mark.parametrize(("ranks", "batch", "twins"), [(2, 16, True), (3, 16, False)])
+def test_a_rank_draws_its_own_part_of_the_batch_and_no_more(ranks: int, batch: int, twins: bool, monkeypatch):
+    """Bit for bit what is cut from the whole batch, of every modality, also ahead of time; so many draws as chips."""
+    cubes = four_cubes()
+    contract = measure_contract(cubes, described=True).contract
+    crop = Crop(16, turns=True, scale=(0.7, 1.4), twins=twins)
+    sampler = ChipSampler(cubes, contract, batch=batch, mix=EQUAL_MIX, crop=crop, least=ranks)
+    drawn, draw = [], Drawer._draw
+    for step in range(2):
+        whole = sampler.batch(step)
+        monkeypatch.setattr(Drawer, "_draw", lambda *args: drawn.append(1) or draw(*args))
+        for rank in range(ranks):
+            drawn.clear()
+            mine, wanted = sampler.batch(step, rank), part_of(whole, rank, ranks)
+            assert batches_equal(mine, wanted)
+            assert all(torch.equal(chips.gsd_B, wanted[m].gsd_B) for m, chips in mine.items())
+            assert len(drawn) == sum(map(len, wanted.values())) < batch
+        monkeypatch.undo()
+    stream = sampler.stream(1, workers=1, rank=ranks - 1)
+    assert batches_equal(next(stream), mine)
+    stream.close()
+    with pytest.raises(DataError, match="a rank would be without images"):
+        ChipSampler(cubes, contract, batch=2, crop=Crop(16), least=3).batch(0, 0)
 
 
 def test_modalities_without_a_cube_are_left_out_of_the_mix():

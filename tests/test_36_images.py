@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,34 @@ def test_a_whole_round_of_chips_comes_back_from_memory_maps(folder: Path, tmp_pa
     np.testing.assert_array_equal(pixels, cube["data"].values[0, :, 32:, 32:])
     assert valid.all()
     assert not squares.read(0, slice(0, 48), slice(0, 48))[1][:9].any()
+
+
+def test_a_count_that_means_no_data_is_a_band_missing(tmp_path: Path) -> None:
+    """One band of one image has it: absent there alone where bands are described, also once mapped into memory, while
+    images that have every band stay counts; all bands are asked for where they are fixed."""
+    kind = replace(PLAIN, nodata=0)
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        counts = picture(number).clip(1)
+        if number == 1:
+            counts[1, :, :24] = 0
+        save(tmp_path / "images" / f"{number}.tif", counts, driver="GTiff")
+    (source,) = open_images(tmp_path / "images", kind)
+    whole = slice(0, 48)
+    pixels, valid = source.read(1, whole, whole)
+    assert valid.all()
+    assert np.isnan(pixels).sum(axis=(1, 2)).tolist() == [0, 48 * 24, 0]
+    contract = measure_contract([source], described=True).contract
+    write_chips(tmp_path / "chips", [source], contract, Cut(side_px=48))
+    ((mapped,), _) = open_chips(tmp_path / "chips")
+    for number in range(3):
+        for got, asked in zip(mapped.read(number, whole, whole), source.read(number, whole, whole), strict=True):
+            np.testing.assert_array_equal(got, asked)
+    stored = [np.load(path).dtype for path in sorted((tmp_path / "chips").glob("opt_*.npy"))]
+    assert stored == [np.uint8, np.float32, np.uint8]
+    fixed = measure_contract([source]).contract
+    write_chips(tmp_path / "fixed", [source], fixed, Cut(side_px=48))
+    assert open_chips(tmp_path / "fixed")[0][0].read(1, whole, whole)[1].sum() == 48 * 24
 
 
 def test_mapped_chips_give_the_same_batches_for_any_number_of_workers(folder: Path, tmp_path: Path) -> None:

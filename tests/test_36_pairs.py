@@ -109,6 +109,18 @@ def test_pairs_depend_on_seed_and_step_alone() -> None:
     assert not batches_equal(alone.batch(3), sampler_of(cubes, seed=1).batch(3))
 
 
+def test_a_missing_band_is_no_hole_in_a_pair() -> None:
+    """Radar that lacks a polarisation still makes pairs where bands are described, and none where they are fixed."""
+    cubes = [located(SENTINEL_2, "2024-05-01"), located(SENTINEL_1, "2024-05-03")]
+    fixed = measure_contract(cubes).contract
+    cubes[1]["data"][0, 1] = np.nan
+    chips = sampler_of(cubes).batch(0)[Modality.SAR_L2]
+    assert chips.valid_BHW.all()
+    assert torch.isfinite(chips.pixels_BCHW).flatten(2).any(2).tolist() == [[True, False]] * 8
+    with pytest.raises(DataError, match="paired chips that are all no-data"):
+        PairSampler(cubes, fixed, batch=2, crop=Crop(32)).batch(0)
+
+
 def test_what_makes_no_pair_is_an_error() -> None:
     """Dates too far apart, radar geometry, clouds everywhere, and a cube of another contract."""
     near, far = located(SENTINEL_2, "2024-05-01"), located(SENTINEL_1, "2024-06-01")

@@ -44,6 +44,18 @@ def test_what_is_not_valid_never_bleeds_into_what_is() -> None:
     np.testing.assert_array_equal(seen, np.tile(np.arange(32) < 16, (32, 1)))
 
 
+def test_a_channel_that_is_missing_leaves_the_others_alone() -> None:
+    """One of two lacks the right half: it is missing there and whole elsewhere, the other as without any hole."""
+    pixels, valid = np.random.default_rng(0).random((2, 48, 48)).astype(np.float32), np.ones((48, 48), bool)
+    whole = resampled(pixels, valid, 32)[0]
+    pixels[1, :, 24:] = np.nan
+    found, seen = resampled(pixels, valid, 32)
+    assert seen.all()
+    np.testing.assert_allclose(found[0], whole[0], rtol=1e-6)
+    np.testing.assert_array_equal(np.isfinite(found[1]), np.tile(np.arange(32) < 16, (32, 1)))
+    np.testing.assert_allclose(found[1, :, :15], whole[1, :, :15], rtol=1e-6)
+
+
 def test_weights_of_every_pixel_add_up_to_one() -> None:
     """For windows smaller and larger than the chip."""
     for length in (5, 31, 32, 33, 100):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -123,6 +125,22 @@ def test_what_was_not_measured_is_class_0_and_never_reaches_the_model():
     assert (classes[64:] > 0).all()
     assert np.isnan(probabilities[:, :64]).all()
     assert np.isfinite(probabilities[:, 64:]).all()
+
+
+def test_pixels_that_lack_a_band_are_mapped_from_the_others_where_bands_are_described():
+    """The lower half lacks a band: mapped, by every class and of finite probabilities, by a spectral model; class 0
+    with a fixed list of bands."""
+    source = composite(64, 64)
+    source["data"][0, 32:] = np.nan
+    torch.manual_seed(0)
+    bands = tuple(BandSpec(name, centre_nm=nm) for name, nm in (("a", 490.0), ("b", 842.0)))
+    contract = DataContract({Modality.MS: replace(CONTRACT.inputs[Modality.MS], bands=bands)}, described=True)
+    model = Segmenter(RingMoE(replace(SMALL, embedding="spectral"), contract), SegmentationConfig(Modality.MS, CLASSES))
+    blocks = list(predict(model.eval(), reader(source, described=contract.described), (64, 64), Tiling(64, 0)))
+    assert all((block.classes > 0).all() and np.isfinite(block.probabilities).all() for block in blocks)
+    fixed, _ = mapped(segmenter(), source, Tiling(64, 0))
+    assert (fixed[:32] > 0).all()
+    assert not fixed[32:].any()
 
 
 def test_the_same_raster_gives_the_same_bits_one_tile_at_a_time_or_many():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,7 +133,8 @@ def tiny_model(seed: int = 0) -> RingMoE:
 
 
 def test_image_statistics_are_of_valid_pixels_alone():
-    """Mean, deviation, least and greatest by numpy over what is valid; a chip without any is refused."""
+    """Mean, deviation, least and greatest by numpy over what is valid; a band that is missing has zeros and
+    takes nothing from the other; a chip without any is refused."""
     chips = Chips(torch.rand(2, 1, 32, 32), torch.rand(2, 32, 32) > 0.3)
     chips.pixels_BCHW[:, :, 0, 0], chips.valid_BHW[:, 0, 0] = float("nan"), True
     got = image_statistics(BAND, [chips])
@@ -140,6 +142,10 @@ def test_image_statistics_are_of_valid_pixels_alone():
         seen = chips.valid_BHW[i].numpy() & np.isfinite(chips.pixels_BCHW[i, 0].numpy())
         z = (chips.pixels_BCHW[i, 0].numpy()[seen] - 0.5) / 0.25
         np.testing.assert_allclose(got[i], [z.mean(), z.std(), z.min(), z.max()], rtol=1e-4)
+    two = replace(BAND, bands=(BandSpec("a"), BandSpec("b")), mean=(0.5,) * 2, std=(0.25,) * 2)
+    both = Chips(torch.cat([chips.pixels_BCHW, torch.full((2, 1, 32, 32), float("nan"))], 1), chips.valid_BHW)
+    torch.testing.assert_close(image_statistics(two, [both])[:, ::2], got)
+    assert not image_statistics(two, [both])[:, 1::2].any()
     with pytest.raises(DataError, match="no statistics"):
         image_statistics(BAND, [Chips(torch.rand(1, 1, 32, 32), torch.zeros(1, 32, 32, dtype=torch.bool))])
 

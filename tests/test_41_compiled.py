@@ -6,15 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ringmoe import moe, presets
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.compiled import compile_checked
 from ringmoe.errors import ConfigError
 from ringmoe.modality import Chips, Modality
-
-pytestmark = pytest.mark.slow
 
 CONTRACT = presets.paper_contract().only([Modality.MS])
 SMALL = RingMoEConfig(
@@ -51,6 +49,47 @@ def fresh(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.parametrize("apart", [0.0, 1e-3])
+def test_the_gate_is_the_losses_of_every_step(apart):
+    """Of as many steps as asked, one loss of the compiled copy off by more than the tolerance, at the last step, keeps
+    the model eager; none off, and it is compiled. Nothing is traced here: the loss looks at no block."""
+    model, seen = made(), []
+
+    def loss_of_norm(copied: RingMoE, step: int) -> Tensor:
+        seen.append((copied is model, is_compiled(copied.blocks()[0]), step))
+        off = apart if seen[-1][1] and step == 2 else 0.0
+        return copied.norm.weight.square().sum() * (1 + off)
+
+    if apart:
+        with pytest.raises(ConfigError, match="does not train like") as caught:
+            compile_checked(model, loss_of_norm, steps=3)
+        assert "within 3 steps" in caught.value.item
+    else:
+        compile_checked(model, loss_of_norm, steps=3)
+    assert seen == [(False, compiled, step) for compiled in (False, True) for step in range(3)]
+    assert [is_compiled(block) for block in model.blocks()] == [not apart] * 4
+
+
+def test_a_model_that_cannot_be_compiled_is_refused():
+    """With what the compiler said; the model stays eager."""
+    model = made()
+
+    def loss_of_norm(copied: RingMoE, step: int) -> Tensor:
+        if is_compiled(copied.blocks()[0]):
+            raise torch._dynamo.exc.TorchDynamoException("no C++ compiler\nat line 3")
+        return copied.norm.weight.square().sum()
+
+    with pytest.raises(ConfigError, match="cannot be compiled here") as caught:
+        compile_checked(model, loss_of_norm)
+    assert "no C++ compiler" in caught.value.item
+    assert not any(is_compiled(block) for block in model.blocks())
+
+
+def is_compiled(block: nn.Module) -> bool:
+    return block._compiled_call_impl is not None
+
+
+@pytest.mark.slow
 def test_compiled_training_has_the_losses_of_eager_training():
     """Five steps of AdamW in float32 through the traced graphs and their backward; the model itself is not trained."""
     model = made()
@@ -59,6 +98,7 @@ def test_compiled_training_has_the_losses_of_eager_training():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_compiler_that_changes_the_losses_is_refused():
     """Here one that makes what a graph gives a hundredth larger."""
 
@@ -70,6 +110,7 @@ def test_a_compiler_that_changes_the_losses_is_refused():
     assert caught.value.enough
 
 
+@pytest.mark.slow
 def test_inductor_passes_the_gate():
     """The compiler that is used, twenty steps, two blocks a stage with shifted windows."""
     compile_checked(made(replace(SMALL, depths=(2, 2, 2, 2))), loss_of, steps=20)

@@ -153,16 +153,18 @@ def test_a_second_process_at_the_same_run_gets_a_folder_of_its_own(tmp_path: Pat
 
 @pytest.mark.slow
 def test_two_processes_make_a_checkpoint_too(tmp_path: Path) -> None:
-    """Started by torchrun under the unit, with the loss of every step told; a refusal comes back in its four parts."""
+    """Started by torchrun under the unit, experts spread over both, with the loss of every step told; a
+    refusal comes back in its four parts."""
     where, cubes = training_cubes.home(tmp_path, threads=2)
     ledger = Ledger(where.published)
-    made = once(draft(cubes, asked(steps=3, processes=2), where), ledger)
+    large = {"experts": 2, "recompute": "activations", "moments": "8bit"}
+    made = once(draft(cubes, asked(steps=3, processes=2, **large), where), ledger)
     found = open_checkpoint(made)
     assert found.config == presets.nano(64)
     assert len(read(where.training / made.id.removeprefix("pretrain_"))) == 3
-    with pytest.raises(TrainingError, match="A rank would be without images") as caught:
-        once(draft(cubes, asked(steps=3, processes=2, chips=1), where), ledger)
-    assert "draw larger batches" in caught.value.todo
+    with pytest.raises(TrainingError, match="of each rank an even part") as caught:
+        once(draft(cubes, asked(steps=3, processes=2, chips=6), where), ledger)
+    assert caught.value.enough == "a multiple of 4"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -13,21 +14,26 @@ import training_cubes
 from test_53_pretrain import TINY, asked, files_of
 from typer.testing import CliRunner
 
+import flows.learn
 from catalog.errors import CatalogError
 from catalog.ledger import Ledger
 from catalog.sensors import Quality
 from flows import cli, interrupt, shelf
 from flows.curriculum import mix_of, objective_config
-from flows.learn import STATES
+from flows.learn import STATES, Plan, learn
 from flows.models import once
 from flows.pretrain import draft
 from flows.refs import ItemRef, PretrainRequest, Where
 from flows.verbs.lists import factors, shares
-from ringmoe import presets
+from ringmoe import checkpoint, presets
+from ringmoe.backbone import RingMoE
 from ringmoe.data import PAPER_MIX
 from ringmoe.errors import CheckpointError, ConfigError, DataError
 from ringmoe.modality import Modality
 from ringmoe.objectives import ObjectiveConfig
+from ringmoe.parallel import Layout
+from ringmoe.train import TrainConfig
+from ringmoe.train import pretrain as train
 
 MS, SAR = Modality.MS, Modality.SAR_L2
 
@@ -102,6 +108,61 @@ def test_who_reads_decides_nothing(tmp_path: Path) -> None:
     found = [make(where.model_copy(update=more), cubes, **SPARSE)[0] for more in others]
     assert found[0].checksum == found[1].checksum
     assert found[0].asset != found[1].asset
+
+
+def test_what_large_models_need_reaches_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate of compiling is asked with losses of the run's own batches; then training has moments of one byte and
+    does expert branches again; the checkpoint is that of a plain model. On two ranks the layout spreads the experts."""
+    where, cubes = training_cubes.home(tmp_path, labelled=False)
+    more = {"recompute": "branches", "moments": "8bit", "compiled": True}
+    plan = Plan(cubes=tuple(cubes), request=asked(steps=1, **more), where=where, run="r", out=tmp_path / "a" / "b",
+                kept=tmp_path / "kept")  # fmt: skip
+    plan.kept.mkdir()
+    seen: dict[str, Any] = {}
+
+    def gate(model: RingMoE, loss_of: Any) -> RingMoE:
+        seen["losses"] = [float(loss_of(copy.deepcopy(model), step).detach()) for step in (0, 0, 1)]
+        return model
+
+    def told(model: RingMoE, objective: Any, batches: Any, config: TrainConfig, on_step: Any) -> Any:
+        seen["moments"] = config.moments
+        seen["again"] = ["forward" in vars(block.experts) for block in model.blocks()]
+        return train(model, objective, batches, config, on_step=on_step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(flows.learn, "compile_checked", gate)
+        patch.setattr(flows.learn, "train", told)
+        learn(plan)
+    one, _, other = seen["losses"]
+    assert 0 < one != other > 0
+    assert seen["moments"] == "8bit"
+    assert seen["again"] == [True] * 4
+    assert checkpoint.load(plan.out).config == TINY
+
+    def spread(model: RingMoE, layout: Layout, *, beside: Any) -> None:
+        seen["layout"] = layout
+        raise InterruptedError
+
+    two = SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: 2, get_rank=lambda: 0)
+    monkeypatch.setattr(flows.learn, "dist", two)
+    monkeypatch.setattr(flows.learn, "distribute", spread)
+    with pytest.raises(InterruptedError):
+        learn(plan.model_copy(update={"request": asked(processes=2, experts=2)}))
+    assert seen["layout"] == Layout(shards=2, experts=2)
+
+
+def test_ranks_that_cannot_share_experts_and_many_that_would_compile_are_refused() -> None:
+    """Each with the reason; what is no moment and nothing to recompute is refused by name."""
+    with pytest.raises(ValueError, match="4 processes cannot spread experts over 3: choose a divisor"):
+        asked(processes=4, experts=3)
+    with pytest.raises(ValueError, match="1 processes cannot spread experts over 2"):
+        asked(experts=2)
+    with pytest.raises(ValueError, match="compiled in one process, not in 2"):
+        asked(processes=2, compiled=True)
+    with pytest.raises(ValueError, match="'activations' or 'branches'"):
+        asked(recompute="attention")
+    with pytest.raises(ValueError, match="'bfloat16' or '8bit'"):
+        asked(moments="4bit")
 
 
 def test_a_modality_with_no_sample(tmp_path: Path) -> None:
@@ -194,12 +255,16 @@ def test_what_is_typed_reaches_the_flow(monkeypatch: pytest.MonkeyPatch, tmp_pat
     words = ["pretrain", "--home", str(tmp_path), "--bbox", "11,46,12,47"]
     more = "--rate 1e-4 --mix opt=7,ms=3 --scale 1,1 --no-turns --views 0 --sparse --without power --without z "
     more += "--most-lost 0.2 --loaders 3"
-    for extra in ([], more.split()):
+    large = "--processes 4 --experts 2 --recompute activations --moments bfloat16"
+    for extra in ([], more.split(), large.split(), ["--compiled"]):
         done = CliRunner().invoke(cli.app, [*words, *extra])
         assert done.exit_code == 0, done.output
-    (plain, _), (full, where) = seen
+    (plain, _), (full, where), (spread, _), (compiled, _) = seen
     assert plain == PretrainRequest(area=plain.area, steps=200)
     told = SimpleNamespace(**full.model_dump())
     assert (told.rate, told.mix, told.scale, told.turns) == (1e-4, {"opt": 7.0, "ms": 3.0}, (1.0, 1.0), False)
     assert (told.views, told.sparse, told.without, told.most_lost) == (0.0, True, ("power", "z"), 0.2)
     assert where.loaders == 3
+    told = SimpleNamespace(**spread.model_dump())
+    assert (told.processes, told.experts, told.recompute, told.moments) == (4, 2, "activations", "bfloat16")
+    assert compiled == PretrainRequest(area=plain.area, steps=200, compiled=True)

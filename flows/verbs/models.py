@@ -52,6 +52,17 @@ def pretrain(
     loaders: Annotated[int | None, typer.Option(min=1, help="Threads that make batches ahead. [default: 2]")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16.")] = False,
     processes: Annotated[int, typer.Option(min=1, help="Processes that share the work: one a GPU.")] = 1,
+    experts: Annotated[int, typer.Option(min=1, help="Processes over which each block's experts are spread.")] = 1,
+    recompute: Annotated[
+        str,
+        typer.Option(metavar="WHAT", help="Computed again to save memory: nothing, activations or branches."),
+    ] = "nothing",
+    moments: Annotated[
+        str, typer.Option(metavar="DTYPE", help="Of the optimiser's moments: float32, bfloat16 or 8bit.")
+    ] = "float32",
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Compile the model, if it then learns the same; one process.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,
     json: Json = None,
     debug: Debug = False,
@@ -79,6 +90,10 @@ def pretrain(
         most_lost=most_lost,
         precision="bfloat16" if bf16 else "float32",
         processes=processes,
+        experts=experts,
+        recompute=recompute,  # type: ignore[arg-type]  # pydantic refuses what is none
+        moments=moments,  # type: ignore[arg-type]
+        compiled=compiled,
         seed=seed,
     )
     with working(settings):

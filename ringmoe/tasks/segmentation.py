@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ringmoe.backbone import RingMoE
-from ringmoe.embed import normalised
+from ringmoe.embed import normalised, normalised_bands
 from ringmoe.errors import ConfigError
 from ringmoe.modality import Chips, Modality
 
@@ -86,7 +86,7 @@ class SegmentationHead(nn.Module):
         pyramid
             Four maps (B, C, H, W) at strides 4, 8, 16, 32.
         pixels_BCHW, valid_BHW
-            The image normalised by the contract, 0 where invalid, and where it is valid.
+            The image normalised by the contract, 0 where missing, and where it is valid.
 
         Returns
         -------
@@ -166,8 +166,12 @@ class Segmenter(nn.Module):
         """The feature maps that the head stands on, finest first, and its logits_BKHW."""
         modality = self.config.modality
         pyramid = self.backbone({modality: chips}).pyramids[modality]
-        pixels_BCHW, valid_BHW = normalised(chips, self.backbone.contract.input_of(modality, chips.bands))
-        return pyramid, self.head(pyramid, pixels_BCHW, valid_BHW)
+        contract = self.backbone.contract
+        asked = contract.input_of(modality, chips.bands)
+        if not contract.described:
+            return pyramid, self.head(pyramid, *normalised(chips, asked))
+        pixels_BCHW, seen_BCHW = normalised_bands(chips, asked)
+        return pyramid, self.head(pyramid, pixels_BCHW, seen_BCHW.any(1))
 
     def loss(self, chips: Chips, labels_BHW: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Weighted cross entropy over labelled, valid pixels.

@@ -1,4 +1,4 @@
-"""The model's figures: the giant's parameters, its slots, its distance from timm, what its routers learn from."""
+"""The model's figures: the giant's size, its slots, its distance from timm, its routers' gradient, bands taken away."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import cosine_similarity
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent), str(HERE)]
@@ -19,9 +21,15 @@ import router_gradient  # noqa: E402
 import timm_reference  # noqa: E402
 from turns import machine  # noqa: E402
 
+import ringmoe  # noqa: E402
+from catalog.sandbox import REGIONS, optics  # noqa: E402
+from catalog.sandbox.landscape import draw  # noqa: E402
+from catalog.sandbox.regions import grid_over  # noqa: E402
+from catalog.sandbox.spectra import BANDS, SPECTRA  # noqa: E402
+from catalog.sensors import SENTINEL_2  # noqa: E402
 from ringmoe import presets  # noqa: E402
 from ringmoe.backbone import RingMoE, RingMoEConfig  # noqa: E402
-from ringmoe.modality import Chips, Modality  # noqa: E402
+from ringmoe.modality import BandSpec, Chips, Modality  # noqa: E402
 
 CONTRACT = presets.paper_contract()
 SLOTS = {9: (4, 4), 6: (4, 1), 3: (1, 1), 1: (0, 0)}
@@ -73,10 +81,59 @@ def dense_model(config: RingMoEConfig) -> RingMoE:
     return model
 
 
+KEPT = (12, 10, 7, 4, 2, 1)
+"""Of Sentinel-2's 13 bands."""
+CHIP_PX = 64
+
+
+def land(across: int) -> torch.Tensor:
+    """So many times so many chips of the sandbox's eastern land in summer, (B, 13, 64, 64), as reflectance at 10 m.
+
+    The sandbox knows ten bands; the others lie on a line between their neighbours, over the logarithm of wavelength.
+    """
+    region, side = REGIONS[1], CHIP_PX * across
+    ground = draw(region, 10.0 * side, seed=7)
+    eye = optics.footprint(ground.grid, grid_over(region, ground.size_m, 10.0), (0.0, 0.0), 5.0)
+    shade = optics.light(ground, "summer", optics.Sun(35.0, 150.0, 1.0))
+    at = np.log([band.centre_nm for band in SENTINEL_2.bands])
+    known = np.log([band.centre_nm for name in BANDS for band in SENTINEL_2.bands if band.name == name])
+    spectra = np.stack([np.interp(at, known, row) for row in SPECTRA])
+    shares = optics.abundances(optics.growth(ground, "summer"), "summer", shade)
+    pixels_CHW = sum(s[:, None, None] * optics.see(plane, eye) for s, plane in zip(spectra, shares, strict=True))
+    pixels = torch.from_numpy(pixels_CHW.astype(np.float32)).unfold(1, CHIP_PX, CHIP_PX).unfold(2, CHIP_PX, CHIP_PX)
+    return pixels.flatten(1, 2).transpose(0, 1)
+
+
+def bands_kept_cosine(orders: int, across: int = 3) -> dict[str, Any]:
+    """Mean cosine of the shipped model's pooled features of all 13 bands with those of some, over orders of leaving
+    bands out; and, to hold it against, that of different chips of all bands."""
+    encoder, pixels_BCHW = ringmoe.load().freeze(), land(across)
+    bands = [BandSpec(b.name, b.common_name, b.centre_nm, b.width_nm) for b in SENTINEL_2.bands]
+
+    def features(rows: list[int]) -> torch.Tensor:
+        with torch.no_grad():
+            return encoder(pixels_BCHW[:, rows], "ms", bands=[bands[row] for row in rows], gsd_m=10.0).pooled
+
+    whole_BD = features(list(range(len(bands))))
+    found: dict[int, list[float]] = {count: [] for count in KEPT}
+    for seed in range(orders):
+        order = np.random.default_rng(seed).permutation(len(bands))
+        for count in KEPT:
+            some_BD = features(sorted(order[:count].tolist()))
+            found[count].append(float(cosine_similarity(some_BD, whole_BD).mean()))
+    others_BB = cosine_similarity(whole_BD[:, None], whole_BD[None], dim=-1)
+    others = others_BB[~torch.eye(len(whole_BD), dtype=torch.bool)].mean()
+    return {
+        "bands_kept_cosine": {str(count): round(float(np.mean(values)), 4) for count, values in found.items()},
+        "bands_kept_cosine_least": {str(count): round(min(values), 4) for count, values in found.items()},
+        "other_chips_cosine": round(float(others), 4),
+    }
+
+
 def main() -> None:
     """Print one JSON object as the last line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="timm at 96 px alone")
+    parser.add_argument("--quick", action="store_true", help="timm at 96 px alone, fewer orders of bands")
     quick = parser.parse_args().quick
     learned = router_gradient.gradient_ratio(constant_gate=False)
     figures = {
@@ -84,6 +141,7 @@ def main() -> None:
         "timm_max_difference": timm_max_difference((96,) if quick else (96, 192, 384)),
         "router_gradient_ratio": learned,
         "router_gradient_ratio_constant_gate": router_gradient.gradient_ratio(constant_gate=True),
+        **bands_kept_cosine(orders=2 if quick else 10),
     }
     print(json.dumps({"name": "model", "ratio": learned, "quick": quick, **figures, **machine()}))
 
