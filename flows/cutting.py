@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 
@@ -126,7 +127,7 @@ def cut(parent: RingMoE, goal: Goal, batches: Iterable[Batch], known: Usage | No
 
 
 def _some(source: Iterable[Batch]) -> list[Batch]:
-    return [batch for batch, _ in zip(source, range(PROFILE_BATCHES), strict=False)]
+    return list(islice(source, PROFILE_BATCHES))
 
 
 def _kept(parent: RingMoE, sliced: RingMoE, usage: Usage, goal: Goal) -> tuple[str, RingMoE] | None:

@@ -17,7 +17,7 @@ from catalog.search import Raster
 from flows import prune_report, segment, sizes
 from flows.cutting import Cut, Goal, cut, parameters, result_parameters
 from flows.models import Draft, described, device, has_head, machine, once, open_checkpoint
-from flows.recovery import Ground, encoder_of, everything, ground_of, recover, scored, taught_by
+from flows.recovery import Ground, encoder_of, everything, exam, ground_of, recover, scored, taught_by
 from flows.refs import AdaptRequest, ItemRef, PruneRequest, Where
 from flows.select import identities, of_sensor
 from flows.stac import labels_to_learn
@@ -119,12 +119,13 @@ def make(
     teacher = _teacher(base, models, found, goal).eval()
     student = taught_by(teacher, found.stages[-1][1])
     base.model.cpu()  # what learns and what teaches need the room
-    measured = {"teacher": scored(teacher, teacher, ground), "pruned": scored(student, teacher, ground)}
+    questions = exam(teacher, ground)
+    measured = {"teacher": scored(teacher, questions), "pruned": scored(student, questions)}
     histories = {}
     if len(found.stages) > 2 or request.to is None:  # a slice gives the same bits: there is nothing to recover
         for name, history in recover(student, teacher, ground, request, where):
             histories[name] = history
-            measured[name] = scored(student, teacher, ground)
+            measured[name] = scored(student, questions)
     _save(folder, student, models[0], request, found)
     write_usage(folder.parent / "profile.safetensors", found.usage)
     seen = prune_report.Seen(found, measured, histories, ground, everything(base, pixels.cubes, task_request))

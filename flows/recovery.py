@@ -227,9 +227,32 @@ class Score(NamedTuple):
     """Standard deviation of a question's own value among them."""
 
 
-@torch.inference_mode()
-def scored(model: nn.Module, teacher: nn.Module, ground: Ground) -> Score:
-    """How near a model is to its teacher, and to the labels where there are some, on the ground's questions.
+class Question(NamedTuple):
+    """A batch that is scored on."""
+
+    modality: Modality
+    """Of the chips."""
+    chips: Chips
+    """As they were drawn."""
+    labels_BHW: Tensor | None
+    """None where there are none."""
+    wanted: tuple[Tensor, ...]
+    """The teacher's feature maps."""
+    classes_BHW: Tensor | None
+    """The teacher's; None of an encoder."""
+
+
+def exam(teacher: nn.Module, ground: Ground) -> list[Question]:
+    """The ground's questions with the teacher's answers, which are asked for once."""
+    found = []
+    for batch, labels_BHW in ground.questions():
+        ((modality, chips),) = batch.items()
+        found.append(Question(modality, chips, labels_BHW, *_answer(teacher, modality, chips)))
+    return found
+
+
+def scored(model: nn.Module, questions: Sequence[Question]) -> Score:
+    """How near a model is to its teacher, and to the labels where there are some.
 
     Returns
     -------
@@ -239,19 +262,17 @@ def scored(model: nn.Module, teacher: nn.Module, ground: Ground) -> Score:
     """
     found: dict[str, list[float]] = {f"stage{stage}": [] for stage in FEATURES}
     same, pixels, tables = [], [], []
-    for batch, labels_BHW in ground.questions():
-        ((modality, chips),) = ((m, c.to(device())) for m, c in batch.items())
-        (mine, got_BHW), (wanted, theirs_BHW) = (_answer(m.eval(), modality, chips) for m in (model, teacher))
-        for stage in FEATURES:
-            target = wanted[stage - 1]
+    for modality, chips, labels_BHW, wanted, theirs_BHW in questions:
+        mine, got_BHW = _answer(model, modality, chips)
+        for stage, ours, target in zip(FEATURES, mine, wanted, strict=True):
             spread = target.var(dim=(0, 2, 3), correction=0).mean().clamp_min(1e-6)
-            found[f"stage{stage}"].append(float((mine[stage - 1] - target).square().mean() / spread))
+            found[f"stage{stage}"].append(float((ours - target).square().mean() / spread))
         if labels_BHW is not None and got_BHW is not None and theirs_BHW is not None:
             valid_BHW = chips.valid_BHW.cpu()
             same.append(int(((got_BHW == theirs_BHW) & valid_BHW).sum()))
             pixels.append(int(valid_BHW.sum()))
             known = torch.where(valid_BHW, labels_BHW, 0).numpy()
-            tables.append(confusion_matrix(known, got_BHW.numpy(), _classes(teacher)))
+            tables.append(confusion_matrix(known, got_BHW.numpy(), _classes(model)))
     values = {name: float(np.mean(own)) for name, own in found.items()}
     if pixels:
         whole, apart = scores(np.sum(tables, axis=0)), [scores(table) for table in tables]
@@ -262,12 +283,16 @@ def scored(model: nn.Module, teacher: nn.Module, ground: Ground) -> Score:
     return Score(*({name: round(v, 6) for name, v in row.items()} for row in (values, deviations)))
 
 
+@torch.inference_mode()
 def _answer(model: nn.Module, modality: Modality, chips: Chips) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Feature maps, and class codes of pixels where there is a head."""
-    if not isinstance(model, Segmenter):
-        return model({modality: chips}).pyramids[modality], None
-    pyramid, logits_BKHW = model.pyramid_and_logits(chips)
-    return pyramid, logits_BKHW.argmax(1).cpu() + 1
+    """Feature maps of the stages compared, and class codes of pixels where there is a head."""
+    chips, model = chips.to(device()), model.eval()
+    if isinstance(model, Segmenter):
+        pyramid, logits_BKHW = model.pyramid_and_logits(chips)
+        codes_BHW = logits_BKHW.argmax(1).cpu() + 1
+    else:
+        pyramid, codes_BHW = model({modality: chips}).pyramids[modality], None
+    return tuple(pyramid[stage - 1] for stage in FEATURES), codes_BHW
 
 
 def _classes(model: nn.Module) -> int:
