@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 
@@ -77,14 +78,17 @@ def result_parameters(parent: RingMoE, goal: Goal) -> int:
     least = presets.describe(dense_config(parent.config), contract).parameters + goal.head
     if goal.request.to is None:
         return least
-    asked, most = sizes.parse(goal.request.to), parameters(parent) + goal.head
+    asked = sizes.parse(goal.request.to)
     if isinstance(asked, sizes.Slots):
-        _check_slots(parent, asked.counts[-1], goal.modality)
+        for count in asked.counts:
+            _check_slots(parent, count, goal.modality)
         if asked.counts[-1] == 1:
             return least
         config = replace(parent.config, survivors=_first(parent, asked.counts[-1], goal.modality))
         return presets.describe(config, contract).parameters + goal.head
-    return int(min(most, sizes.fitting(asked, most, goal.dtype.itemsize, least)))
+    room = sizes.fitting(asked, parameters(parent) + goal.head, goal.dtype.itemsize, least)
+    config = replace(parent.config, survivors=_first(parent, sizes.MOST_SLOTS, goal.modality))
+    return int(min(room, presets.describe(config, contract).parameters + goal.head))
 
 
 def cut(parent: RingMoE, goal: Goal, batches: Iterable[Batch], known: Usage | None = None) -> Cut:
@@ -106,12 +110,13 @@ def cut(parent: RingMoE, goal: Goal, batches: Iterable[Batch], known: Usage | No
     sliced = slice_modalities(parent, [goal.modality])
     if known is not None:
         known.check(sliced)
+    is_dense = _is_dense(parent, sliced, goal)
     usage = known or profile(sliced, _some(source))
     stages = [("teacher", parent), (f"{goal.modality.value} slice", sliced)]
-    kept = _kept(parent, sliced, usage, goal)
+    kept = _pruned(sliced, usage, goal.request) if is_dense else _kept(parent, sliced, usage, goal)
     if kept is not None:
         stages.append(kept)
-    if _is_dense(parent, goal):
+    if is_dense:
         base = stages[-1][1]
         seen = usage if base is sliced else profile(base, _some(source))
         dense = integrate(base, seen, method=goal.request.method)
@@ -122,17 +127,13 @@ def cut(parent: RingMoE, goal: Goal, batches: Iterable[Batch], known: Usage | No
 
 
 def _some(source: Iterable[Batch]) -> list[Batch]:
-    return [batch for batch, _ in zip(source, range(PROFILE_BATCHES), strict=False)]
+    return list(islice(source, PROFILE_BATCHES))
 
 
 def _kept(parent: RingMoE, sliced: RingMoE, usage: Usage, goal: Goal) -> tuple[str, RingMoE] | None:
-    """The slice with fewer experts, by name; None where all stay, or none matters for what comes next."""
+    """The slice with as many experts as are asked for, by name; None where all stay."""
     request = goal.request
-    if request.to is None or _is_dense(parent, goal):
-        count = min(request.collaborative, *(len(old.collaborative) for old in survivors_of_blocks(sliced)))
-        left = [_fewer(usage, i, None, count, request) for i in range(len(sliced.blocks()))]
-        found = with_survivors(sliced, usage, left)
-        return (f"{count} collaborative", found) if parameters(found) < parameters(sliced) else None
+    assert request.to is not None
     asked = sizes.parse(request.to)
     if isinstance(asked, sizes.Slots):
         left = [_slots(usage, i, asked.counts[-1], request) for i in range(len(sliced.blocks()))]
@@ -142,6 +143,14 @@ def _kept(parent: RingMoE, sliced: RingMoE, usage: Usage, goal: Goal) -> tuple[s
     if room >= parameters(sliced):
         return None
     return f"within {asked.text}", keep_within(sliced, usage, Budget(room, "params"), _choice(request))
+
+
+def _pruned(sliced: RingMoE, usage: Usage, request: PruneRequest) -> tuple[str, RingMoE] | None:
+    """The slice with the collaborative experts that are left before it becomes dense; None where all stay."""
+    count = min(request.collaborative, *(len(old.collaborative) for old in survivors_of_blocks(sliced)))
+    left = [_fewer(usage, i, None, count, request) for i in range(len(sliced.blocks()))]
+    found = with_survivors(sliced, usage, left)
+    return (f"{count} collaborative", found) if parameters(found) < parameters(sliced) else None
 
 
 def _choice(request: PruneRequest) -> Choice:
@@ -155,14 +164,13 @@ def _room(parent: RingMoE, goal: Goal, asked: sizes.Size) -> float:
     return sizes.fitting(asked, parameters(parent) + goal.head, goal.dtype.itemsize, least) - goal.head
 
 
-def _is_dense(parent: RingMoE, goal: Goal) -> bool:
+def _is_dense(parent: RingMoE, sliced: RingMoE, goal: Goal) -> bool:
     """Whether nothing but one network a block is small enough."""
     if goal.request.to is None:
         return True
     asked = sizes.parse(goal.request.to)
     if isinstance(asked, sizes.Slots):
         return asked.counts[-1] == 1
-    sliced = slice_modalities(parent, [goal.modality])
     can = reach(sliced, Budget(1.0, "params"), _choice(goal.request))
     return _room(parent, goal, asked) < can.least
 

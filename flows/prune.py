@@ -17,17 +17,18 @@ from catalog.search import Raster
 from flows import prune_report, segment, sizes
 from flows.cutting import Cut, Goal, cut, parameters, result_parameters
 from flows.models import Draft, described, device, has_head, machine, once, open_checkpoint
-from flows.recovery import Ground, encoder_of, everything, ground_of, recover, scored, taught_by
+from flows.recovery import Ground, encoder_of, everything, exam, ground_of, recover, scored, taught_by
 from flows.refs import AdaptRequest, ItemRef, PruneRequest, Where
 from flows.select import identities, of_sensor
 from flows.stac import labels_to_learn
 from ringmoe import checkpoint
 from ringmoe.checkpoint import Checkpoint
-from ringmoe.prune import survivors_of_blocks
+from ringmoe.prune import slice_modalities, survivors_of_blocks
 from ringmoe.tasks.segmentation import Segmenter
+from ringmoe.usage import check_exact
 from ringmoe.usage_file import read_usage, write_usage
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 
 MARGIN_BYTES = 32 * 2**20
 """Room beside the weights: report, profile, item."""
@@ -42,23 +43,36 @@ class Pixels(NamedTuple):
     """None where the parent has no head: then its features alone are recovered."""
 
 
+class Series(NamedTuple):
+    """What stands around one of several models, each made of the one before."""
+
+    teacher: ItemRef | None = None
+    """Whom all learn from; None for the parent."""
+    further: tuple[PruneRequest, ...] = ()
+    """What is asked of those after it: where one of them cannot be, this one is not made either."""
+
+
+ALONE = Series()
+"""The only one."""
+
+
+def series_of(request: PruneRequest, counts: Sequence[int]) -> tuple[PruneRequest, ...]:
+    """One request for each number of experts; a profile is of the first one's parent alone."""
+    steps = [request.model_copy(update={"to": str(count)}) for count in counts]
+    return (steps[0], *(step.model_copy(update={"profile": None}) for step in steps[1:]))
+
+
 def draft(
     parent: ItemRef,
     pixels: Pixels,
     request: PruneRequest,
     task_request: AdaptRequest,
     where: Where,
-    teacher: ItemRef | None = None,
+    series: Series = ALONE,
 ) -> Draft:
-    """The checkpoint that a parent, the pixels it will work on and parameters determine.
-
-    Parameters
-    ----------
-    teacher
-        Whom the result learns from; None for its parent.
-    """
+    """The checkpoint that a parent, a teacher, the pixels it will work on and parameters determine."""
     of_sensor(pixels.cubes, task_request.sensor)
-    whose = teacher or parent
+    whose = series.teacher or parent
     inputs = {
         "parent": parent.checksum,
         "teacher": whose.checksum,
@@ -74,7 +88,7 @@ def draft(
         RESULTS_VERSION,
         inputs,
         (parent, *(() if whose.id == parent.id else (whose,)), *pixels.cubes),
-        lambda folder: make(folder, (parent, whose), pixels, request, task_request, where),
+        lambda folder: make(folder, (parent, whose), pixels, (request, *series.further), task_request, where),
         where.threads,
     )
 
@@ -83,7 +97,7 @@ def make(
     folder: Path,
     models: tuple[ItemRef, ItemRef],
     pixels: Pixels,
-    request: PruneRequest,
+    requests: Sequence[PruneRequest],
     task_request: AdaptRequest,
     where: Where,
 ) -> Mapping[str, Any]:
@@ -95,41 +109,49 @@ def make(
         The checkpoint's; report, pictures and profile go beside it.
     models
         Parent and teacher.
+    requests
+        What is asked of this model, and then of those to be made of it.
     """
-    base, ground, goal = _agreed(models[0], pixels, request, task_request, where)
-    teacher = _model(base if models[0].id == models[1].id else open_checkpoint(models[1]))
+    base, ground, goal = _agreed(models[0], pixels, requests, task_request, where)
+    request = goal.request
     known = None if request.profile is None else read_usage(request.profile)
     found = cut(base.model.to(device()), goal, ground.batches(), known)
+    teacher = _teacher(base, models, found, goal).eval()
     student = taught_by(teacher, found.stages[-1][1])
-    measured = {"teacher": scored(teacher, teacher, ground), "pruned": scored(student, teacher, ground)}
+    base.model.cpu()  # what learns and what teaches need the room
+    questions = exam(teacher, ground)
+    measured = {"teacher": scored(teacher, questions), "pruned": scored(student, questions)}
     histories = {}
     if len(found.stages) > 2 or request.to is None:  # a slice gives the same bits: there is nothing to recover
         for name, history in recover(student, teacher, ground, request, where):
             histories[name] = history
-            measured[name] = scored(student, teacher, ground)
+            measured[name] = scored(student, questions)
     _save(folder, student, models[0], request, found)
     write_usage(folder.parent / "profile.safetensors", found.usage)
     seen = prune_report.Seen(found, measured, histories, ground, everything(base, pixels.cubes, task_request))
     told = prune_report.write(folder.parent, seen, models[0].id, request, task_request)
+    values = {stage: dict(score.values) for stage, score in measured.items()}
     return _describe(student, base, found) | {
         "ringmoe:params": [parameters(model) for _, model in found.stages],
         "ringmoe:stages": [name for name, _ in found.stages],
-        "ringmoe:scores": measured,
+        "ringmoe:scores": values,
         **told,
     }
 
 
 def _agreed(
-    parent: ItemRef, pixels: Pixels, request: PruneRequest, task_request: AdaptRequest, where: Where
+    parent: ItemRef, pixels: Pixels, requests: Sequence[PruneRequest], task_request: AdaptRequest, where: Where
 ) -> tuple[Checkpoint, Ground, Goal]:
-    """All that can be refused is refused here, before there is work."""
+    """All that can be refused is refused here, before there is work: of this model, and of those to be made of it."""
     base = open_checkpoint(parent)
+    check_exact(base.model)
     ground = ground_of(base, of_sensor(pixels.cubes, task_request.sensor), pixels.labels, task_request)
     weight = base.model.norm.weight
-    goal = Goal(request, ground.modality, sum(t.numel() for t in base.head_state.values()), weight.dtype)
-    needed = result_parameters(base.model, goal) * weight.itemsize + MARGIN_BYTES
+    head = sum(t.numel() for t in base.head_state.values())
+    goals = [Goal(request, ground.modality, head, weight.dtype) for request in requests]
+    needed = sum(result_parameters(base.model, goal) * weight.itemsize + MARGIN_BYTES for goal in goals)
     check_room(where.published, needed)
-    return base, ground, goal
+    return base, ground, goals[0]
 
 
 def check_room(folder: Path, needed: int) -> None:
@@ -144,9 +166,14 @@ def check_room(folder: Path, needed: int) -> None:
         )
 
 
-def _model(found: Checkpoint) -> nn.Module:
-    model = segment.segmenter_of(found) if found.head_config else found.model
-    return model.to(device()).eval()
+def _teacher(base: Checkpoint, models: tuple[ItemRef, ItemRef], found: Cut, goal: Goal) -> nn.Module:
+    """The teacher's slice, which answers as all of it does, with its head."""
+    if models[0].id == models[1].id:
+        whole, sliced = base, found.stages[1][1]
+    else:
+        whole = open_checkpoint(models[1])
+        sliced = slice_modalities(whole.model, [goal.modality])
+    return taught_by(segment.segmenter_of(whole) if whole.head_config else whole.model, sliced)
 
 
 def _save(folder: Path, student: nn.Module, parent: ItemRef, request: PruneRequest, found: Cut) -> None:
@@ -177,11 +204,11 @@ def prune_task(
     request: PruneRequest,
     task_request: AdaptRequest,
     where: Where,
-    teacher: ItemRef | None = None,
+    series: Series = ALONE,
 ) -> ItemRef:
     """One smaller checkpoint, on the GPU where there is one."""
     labels = labels_to_learn(where, task_request.area, task_request.period) if has_head(parent) else ()
-    made = once(draft(parent, Pixels(cubes, labels), request, task_request, where, teacher), Ledger(where.published))
+    made = once(draft(parent, Pixels(cubes, labels), request, task_request, where, series), Ledger(where.published))
     if made.fresh:
         prune_report.show(made)
     return made
@@ -194,12 +221,12 @@ def prune(
     """A model to a smaller one; one already made is only looked up.
 
     Of several numbers of experts each gives a model, which is the next one's parent; all learn from the first parent.
+    Where one of them cannot be, none is made that is not there yet.
     """
     asked = None if request.to is None else sizes.parse(request.to)
     if not isinstance(asked, sizes.Slots) or len(asked.counts) == 1:
         return prune_task(parent, cubes, request, task_request, where)
-    made = parent
-    for place, count in enumerate(asked.counts):
-        step = request.model_copy(update={"to": str(count)} | ({"profile": None} if place else {}))
-        made = prune_task(made, cubes, step, task_request, where, parent)
+    made, steps = parent, series_of(request, asked.counts)
+    for place, step in enumerate(steps):
+        made = prune_task(made, cubes, step, task_request, where, Series(parent, steps[place + 1 :]))
     return made

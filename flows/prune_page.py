@@ -39,7 +39,7 @@ def _span(slots: Sequence[int]) -> str:
 
 
 def score_rows(told: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The scores as a table of text."""
+    """The scores as a table of text, each with its deviation from batch to batch."""
     meaning = {
         "stage3": "error of stage 3",
         "stage4": "error of stage 4",
@@ -47,8 +47,9 @@ def score_rows(told: Mapping[str, Any]) -> list[dict[str, str]]:
         "accuracy": "labels told right",
         "mean_iou": "mean IoU",
     }
+    spread = told["deviations"]
     return [
-        {"model": stage} | {meaning.get(k, k): f"{v:.4f}" for k, v in values.items()}
+        {"model": stage} | {meaning.get(k, k): f"{v:.4f} ± {spread[stage][k]:.4f}" for k, v in values.items()}
         for stage, values in told["scores"].items()
     ]
 
@@ -62,7 +63,7 @@ def page(folder: Path, told: Mapping[str, Any]) -> str:
         "<h2>What each step left</h2>" + _table(stage_rows(told)),
         "<h2>What it is worth</h2>" + _table(score_rows(told)),
         "<p>Errors of a stage are squared, over the variance of the teacher's features: 0 agrees, 1 knows only their "
-        f"mean. Scored on {html.escape(told['scored_on'])}.</p>",
+        f"mean; ± is the deviation from batch to batch. Scored on {html.escape(told['scored_on'])}.</p>",
     ]
     for name, caption in CAPTIONS.items():
         picture = folder / f"{name}.png"

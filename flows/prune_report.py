@@ -22,7 +22,7 @@ from flows.artifacts import show_picture, show_table, show_text
 from flows.cutting import Cut, parameters
 from flows.models import device
 from flows.prune_page import CAPTIONS, markdown, page, score_rows, stage_rows
-from flows.recovery import ASKED_FROM, Ground
+from flows.recovery import ASKED, Ground, Score
 from flows.refs import AdaptRequest, ItemRef, PruneRequest
 from ringmoe import presets
 from ringmoe.backbone import RingMoE
@@ -45,7 +45,7 @@ class Seen:
 
     cut: Cut
     """The models on the way, before they learned."""
-    measured: Mapping[str, Mapping[str, float]]
+    measured: Mapping[str, Score]
     """Scores by how far the work was: teacher, pruned, distilled, tuned."""
     histories: Mapping[str, History]
     """Of both phases of the recovery."""
@@ -57,7 +57,7 @@ class Seen:
 
 def write(folder: Path, seen: Seen, parent: str, request: PruneRequest, task: AdaptRequest) -> dict[str, Any]:
     """Write report.json, report.html, and its pictures beside a checkpoint; what of it the item's properties say."""
-    batch, _ = seen.ground.batch(ASKED_FROM)
+    batch, _ = seen.ground.batch(0)
     stages = [costs(name, model, batch) for name, model in seen.cut.stages]
     whole = profile(seen.cut.stages[0][1], islice(_on_device(seen.everything), SHOWN))
     routed = _routed(whole, seen)
@@ -73,8 +73,9 @@ def write(folder: Path, seen: Seen, parent: str, request: PruneRequest, task: Ad
         "experts": routed,
         "similarity": _alike(whole),
         "recovery": curves,
-        "scores": seen.measured,
-        "scored_on": "chips of the area, drawn anew; a teacher with a head has learned from their labels",
+        "scores": {stage: dict(score.values) for stage, score in seen.measured.items()},
+        "deviations": {stage: dict(score.deviations) for stage, score in seen.measured.items()},
+        "scored_on": f"{ASKED} batches of {seen.ground.scored_on}; a teacher with a head has learned from all labels",
     }
     write_whole(folder / "report.json", told)
     _draw(folder, told)

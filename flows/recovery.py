@@ -5,10 +5,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,24 +16,34 @@ import xarray as xr
 from torch import Tensor, nn
 
 from catalog.search import Raster
-from catalog.sensors import SENSORS
+from catalog.sensors import SENSORS, Quality
 from flows import segment
 from flows.models import device, recipe_of, told
 from flows.refs import AdaptRequest, ItemRef, PruneRequest, Where
 from flows.select import within
 from ringmoe.backbone import RingMoE
 from ringmoe.checkpoint import Checkpoint
-from ringmoe.data import EQUAL_MIX, ChipSampler, Crop, LabelledSampler
-from ringmoe.errors import ContractError, PruneError
+from ringmoe.data import EQUAL_MIX, ChipSampler, Crop, Labelled, LabelledSampler
+from ringmoe.errors import ContractError, DataError, PruneError
 from ringmoe.evaluate import confusion_matrix, scores
 from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.tasks.segmentation import Segmenter
 from ringmoe.train import FEATURES, History, adapt, distil
 
-ASKED_FROM = 1_000_000
-"""Batches from this number on are scored on; training never comes that far."""
-ASKED = 2
+ASKED = 8
 """Batches scored on."""
+ASKED_FROM = 1_000_000
+"""Where no ground can be held out, batches from this number on are scored on; training never comes that far."""
+HELD = 8
+"""Of so many measured pixels of a cube one, in its last rows, is held out: scored on and never learned from."""
+CODES = "codes"
+"""Variable of a composite that holds its labels."""
+HELD_OUT = "ground held out: the last rows of every cube, which recovery never saw"
+SAME_GROUND = "chips drawn anew from the ground that was learned from: too little to hold some of it out"
+
+
+Asked: TypeAlias = tuple[Batch, Tensor | None]
+"""Chips that are scored on, and their labels_BHW where there are some."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,8 @@ class Ground:
     """Chips with labels; None where the parent has no head."""
     plain: ChipSampler | None
     """Chips without, where it has none."""
+    asked: Sequence[Asked] = ()
+    """Of ground held out; nothing where there is too little."""
 
     def batch(self, step: int) -> tuple[Batch, Tensor | None]:
         """Chips of a step, and their labels where there are some."""
@@ -55,9 +67,20 @@ class Ground:
         assert self.plain is not None
         return self.plain.batch(step), None
 
+    @property
+    def scored_on(self) -> str:
+        """Where scores are from."""
+        return HELD_OUT if self.asked else SAME_GROUND
+
+    def questions(self) -> Iterator[Asked]:
+        """Batches to score on."""
+        return iter(self.asked) if self.asked else (self.batch(ASKED_FROM + n) for n in range(ASKED))
+
     def batches(self) -> Iterator[Batch]:
-        """Chips without labels, from the first step on, without end."""
-        return (self.batch(step)[0] for step in count())
+        """Chips without labels, on the device that models are on, from the first step on, without end."""
+        for step in count():
+            batch, _ = self.batch(step)
+            yield {modality: chips.to(device()) for modality, chips in batch.items()}
 
 
 def ground_of(base: Checkpoint, cubes: Sequence[ItemRef], labels: Sequence[Raster], request: AdaptRequest) -> Ground:
@@ -84,13 +107,66 @@ def ground_of(base: Checkpoint, cubes: Sequence[ItemRef], labels: Sequence[Raste
         )
     if base.head_config:
         sources = segment.labelled(cubes, labels, request)
-        _check(base, [source.cube for source in sources])
-        return Ground(modality, segment.sampler_of(sources, base.contract, request), None)
-    crop = Crop(chip_px=request.chip_px)
-    area = within(cubes, request.area)
+        area = [source.cube.assign({CODES: (("y", "x"), source.labels)}) for source in sources]
+    else:
+        area = within(cubes, request.area)
     _check(base, area)
-    plain = ChipSampler(area, base.contract, batch=request.chips, mix=EQUAL_MIX, crop=crop, seed=request.seed)
-    return Ground(modality, None, plain)
+    return _held_out(
+        area, lambda pieces, batch, crop: _ground(base, modality, pieces, batch, crop, request.seed), request
+    )
+
+
+def _ground(
+    base: Checkpoint, modality: Modality, pieces: Sequence[xr.Dataset], batch: int, crop: Crop, seed: int
+) -> Ground:
+    """Chips of cubes, or of composites with their labels."""
+    if not base.head_config:
+        return Ground(
+            modality, None, ChipSampler(pieces, base.contract, batch=batch, mix=EQUAL_MIX, crop=crop, seed=seed)
+        )
+    known = [Labelled(p.drop_vars(CODES), np.where(p["quality"].values > 0, p[CODES].values, 0)) for p in pieces]
+    return Ground(modality, LabelledSampler(known, base.contract, batch=batch, crop=crop, seed=seed), None)
+
+
+def _held_out(
+    pieces: Sequence[xr.Dataset], ground: Callable[[Sequence[xr.Dataset], int, Crop], Ground], request: AdaptRequest
+) -> Ground:
+    """What is learned from, and questions of what is not; none where that would hold no chip."""
+    crop = Crop(chip_px=request.chip_px)
+    parts = [split(piece, request.chip_px) for piece in pieces]
+    held = [part[1] for part in parts if part is not None]
+    if held:
+        rest = [piece if part is None else part[0] for piece, part in zip(pieces, parts, strict=True)]
+        try:
+            learned = ground(rest, request.chips, crop)
+            learned.batch(0)
+            asked = ground(held, -(-request.chips // 2), replace(crop, attempts=10 * crop.attempts))
+            return replace(learned, asked=[asked.batch(n) for n in range(ASKED)])
+        except DataError:  # clouds, or no label there
+            pass
+    return ground(pieces, request.chips, crop)
+
+
+def split(piece: xr.Dataset, side: int) -> tuple[xr.Dataset, xr.Dataset] | None:
+    """A cube or composite as two on the same grid, each without data where the other has it.
+
+    Returns
+    -------
+    tuple or None
+        What is learned from, and the last of the rows where something was measured: enough for a `HELD`th of these
+        pixels and for a chip; None where they would be more than a third of the rows.
+    """
+    measured = piece["quality"] != Quality.NO_DATA
+    count_Y = np.asarray(measured.sum([name for name in measured.dims if name != "y"]))
+    rows = np.flatnonzero(count_Y)
+    share_Y = np.cumsum(count_Y) / count_Y.sum()
+    first, end = int(np.searchsorted(share_Y, 1 - 1 / HELD, side="right")), int(rows[-1]) + 1
+    first = min(first, end - side)
+    if first - rows[0] < 2 * (end - first):
+        return None
+    above = xr.DataArray(np.arange(len(count_Y)) < first, dims="y")
+    learned, held = (piece["quality"].where(keep, np.uint8(Quality.NO_DATA)) for keep in (above, ~above))
+    return piece.assign(quality=learned), piece.assign(quality=held)
 
 
 def _check(base: Checkpoint, cubes: Sequence[xr.Dataset]) -> None:
@@ -142,45 +218,81 @@ def recover(
         yield "tuned", adapt(student, ground.labelled.stream(request.steps), recipe, on_step=second)
 
 
-@torch.inference_mode()
-def scored(model: nn.Module, teacher: nn.Module, ground: Ground) -> dict[str, float]:
-    """How near a model is to its teacher, and to the labels where there are some, on chips that no step has seen.
+class Score(NamedTuple):
+    """What a model is worth on the ground's questions, by name of a score."""
+
+    values: Mapping[str, float]
+    """Over all questions."""
+    deviations: Mapping[str, float]
+    """Standard deviation of a question's own value among them."""
+
+
+class Question(NamedTuple):
+    """A batch that is scored on."""
+
+    modality: Modality
+    """Of the chips."""
+    chips: Chips
+    """As they were drawn."""
+    labels_BHW: Tensor | None
+    """None where there are none."""
+    wanted: tuple[Tensor, ...]
+    """The teacher's feature maps."""
+    classes_BHW: Tensor | None
+    """The teacher's; None of an encoder."""
+
+
+def exam(teacher: nn.Module, ground: Ground) -> list[Question]:
+    """The ground's questions with the teacher's answers, which are asked for once."""
+    found = []
+    for batch, labels_BHW in ground.questions():
+        ((modality, chips),) = batch.items()
+        found.append(Question(modality, chips, labels_BHW, *_answer(teacher, modality, chips)))
+    return found
+
+
+def scored(model: nn.Module, questions: Sequence[Question]) -> Score:
+    """How near a model is to its teacher, and to the labels where there are some.
 
     Returns
     -------
-    dict
+    Score
         `stage3` and `stage4`: squared error of the features over their variance; with a head `agreement`, the share of
         valid pixels that get the teacher's class, `accuracy` and `mean_iou` on labelled ones.
     """
-    errors: dict[int, list[float]] = {stage: [] for stage in FEATURES}
-    same, pixels, tables = 0, 0, []
-    for step in range(ASKED_FROM, ASKED_FROM + ASKED):
-        batch, labels_BHW = ground.batch(step)
-        ((modality, chips),) = ((m, c.to(device())) for m, c in batch.items())
-        (mine, got_BHW), (wanted, theirs_BHW) = (_answer(m.eval(), modality, chips) for m in (model, teacher))
-        for stage in FEATURES:
-            target = wanted[stage - 1]
+    found: dict[str, list[float]] = {f"stage{stage}": [] for stage in FEATURES}
+    same, pixels, tables = [], [], []
+    for modality, chips, labels_BHW, wanted, theirs_BHW in questions:
+        mine, got_BHW = _answer(model, modality, chips)
+        for stage, ours, target in zip(FEATURES, mine, wanted, strict=True):
             spread = target.var(dim=(0, 2, 3), correction=0).mean().clamp_min(1e-6)
-            errors[stage].append(float((mine[stage - 1] - target).square().mean() / spread))
+            found[f"stage{stage}"].append(float((ours - target).square().mean() / spread))
         if labels_BHW is not None and got_BHW is not None and theirs_BHW is not None:
             valid_BHW = chips.valid_BHW.cpu()
-            same += int(((got_BHW == theirs_BHW) & valid_BHW).sum())
-            pixels += int(valid_BHW.sum())
+            same.append(int(((got_BHW == theirs_BHW) & valid_BHW).sum()))
+            pixels.append(int(valid_BHW.sum()))
             known = torch.where(valid_BHW, labels_BHW, 0).numpy()
-            tables.append(confusion_matrix(known, got_BHW.numpy(), _classes(teacher)))
-    found = {f"stage{stage}": float(np.mean(values)) for stage, values in errors.items()}
+            tables.append(confusion_matrix(known, got_BHW.numpy(), _classes(model)))
+    values = {name: float(np.mean(own)) for name, own in found.items()}
     if pixels:
-        told_right = scores(np.sum(tables, axis=0))
-        found |= {"agreement": same / pixels, "accuracy": told_right.accuracy, "mean_iou": told_right.mean_iou}
-    return {name: round(value, 6) for name, value in found.items()}
+        whole, apart = scores(np.sum(tables, axis=0)), [scores(table) for table in tables]
+        values |= {"agreement": sum(same) / sum(pixels), "accuracy": whole.accuracy, "mean_iou": whole.mean_iou}
+        found["agreement"] = [a / b for a, b in zip(same, pixels, strict=True)]
+        found |= {"accuracy": [each.accuracy for each in apart], "mean_iou": [each.mean_iou for each in apart]}
+    deviations = {name: float(np.std(own, ddof=1)) for name, own in found.items()}
+    return Score(*({name: round(v, 6) for name, v in row.items()} for row in (values, deviations)))
 
 
+@torch.inference_mode()
 def _answer(model: nn.Module, modality: Modality, chips: Chips) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """Feature maps, and class codes of pixels where there is a head."""
-    if not isinstance(model, Segmenter):
-        return model({modality: chips}).pyramids[modality], None
-    pyramid, logits_BKHW = model.pyramid_and_logits(chips)
-    return pyramid, logits_BKHW.argmax(1).cpu() + 1
+    """Feature maps of the stages compared, and class codes of pixels where there is a head."""
+    chips, model = chips.to(device()), model.eval()
+    if isinstance(model, Segmenter):
+        pyramid, logits_BKHW = model.pyramid_and_logits(chips)
+        codes_BHW = logits_BKHW.argmax(1).cpu() + 1
+    else:
+        pyramid, codes_BHW = model({modality: chips}).pyramids[modality], None
+    return tuple(pyramid[stage - 1] for stage in FEATURES), codes_BHW
 
 
 def _classes(model: nn.Module) -> int:

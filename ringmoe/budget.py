@@ -24,7 +24,7 @@ from ringmoe.errors import PruneError
 from ringmoe.moe import Survivors
 from ringmoe.presets import describe
 from ringmoe.prune import survivors_of_blocks, with_survivors, without
-from ringmoe.usage import Usage
+from ringmoe.usage import Usage, check_exact
 
 Unit = Literal["params", "flops", "bytes", "share"]
 
@@ -92,7 +92,14 @@ class Reach(NamedTuple):
 
 
 def reach(model: RingMoE, budget: Budget, choice: Choice | None = None) -> Reach:
-    """The least and the greatest that the model can take; the amount of the budget does not matter."""
+    """The least and the greatest that the model can take; the amount of the budget does not matter.
+
+    Raises
+    ------
+    PruneError
+        The weights are quantised.
+    """
+    check_exact(model)
     choice, full = choice or Choice(), survivors_of_blocks(model)
     fewest = [_fewest(old, choice) for old in full]
     least, greatest = (budget.spent(replace(model.config, survivors=tuple(s)), model.contract) for s in (fewest, full))

@@ -16,7 +16,7 @@ from torch import Tensor
 from ringmoe.backbone import Block, RingMoE
 from ringmoe.errors import PruneError
 from ringmoe.moe import Survivors
-from ringmoe.usage import Network, Usage, networks
+from ringmoe.usage import Network, Usage, check_exact, networks
 
 Method = Literal["neurons", "kc", "ks", "ka"]
 """Keep the hidden units that matter; compress each expert by SVD; select one expert; average the experts."""
@@ -54,8 +54,10 @@ def integrate(model: RingMoE, usage: Usage, method: Method = "neurons") -> RingM
     Raises
     ------
     PruneError
-        The profile is of another model, the method is unknown, or a block has no network left.
+        The weights are quantised, the profile is of another model, the method is unknown, or a block has no network
+        left.
     """
+    check_exact(model)
     usage.check(model)
     config = replace(model.config, specialized=0, collaborative=0, shared=1, survivors=None)
     tensors = {name: t.detach().clone() for name, t in model.state_dict().items() if ".experts." not in name}

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ringmoe.backbone import RingMoE
 from ringmoe.checkpoint import HEAD, Description, check_names, describe, outline
-from ringmoe.errors import PruneError
 from ringmoe.modality import Batch
 from ringmoe.stored import Stored
+from ringmoe.usage import quantised
 
 
 class OnDisk(RingMoE):
@@ -85,12 +85,7 @@ def open_on_disk(folder: str | os.PathLike[str], device: torch.device | str = "c
     like = {name: tensor for name, tensor in stored.like.items() if not name.startswith(HEAD)}
     check_names(path, outline(path, told).state_dict(), like, told.dtypes)
     if "int8" in told.dtypes:
-        raise PruneError(
-            "Quantised weights cannot be pruned",
-            item=str(path),
-            enough="weights in floating point",
-            todo="prune the checkpoint that this one was made of, and quantise what comes of it",
-        )
+        raise quantised(str(path))
     if verify:
         stored.verify()
     with torch.device("meta"):

@@ -17,7 +17,7 @@ from ringmoe.errors import PruneError
 from ringmoe.integrate import Method, integrate
 from ringmoe.modality import Modality
 from ringmoe.moe import Survivors
-from ringmoe.usage import Usage, profile
+from ringmoe.usage import Usage, check_exact, profile
 
 __all__ = [
     "Criterion",
@@ -43,8 +43,9 @@ def slice_modalities(model: RingMoE, keep: Sequence[Modality]) -> RingMoE:
     Raises
     ------
     PruneError
-        The model has not one of them, or none is to be kept.
+        The model has not one of them, none is to be kept, or the weights are quantised.
     """
+    check_exact(model)
     if not keep or any(m not in model.modalities for m in keep):
         raise PruneError(
             f"The model has no sub-model of {', '.join(keep) or 'no modality'}",
@@ -83,8 +84,8 @@ def keep_experts(
     usage
         Profile of this model.
     specialized, collaborative
-        Experts to keep per router: a number (int), or a share of those left (float, at least one is kept); None for
-        all.
+        Experts to keep per router: a number (int), or a share of those left (float, at least one is kept where there
+        is one); None for all.
     criterion
         What is active; by error, the experts kept are those that, together, lose the least.
     dropped
@@ -94,8 +95,10 @@ def keep_experts(
     Raises
     ------
     PruneError
-        The profile is of another model, there are not so many experts, or none is shared that could take the means.
+        The weights are quantised, the profile is of another model, there are not so many experts, or none is shared
+        that could take the means.
     """
+    check_exact(model)
     usage.check(model)
     left = []
     for block, old in enumerate(survivors_of_blocks(model)):
@@ -118,7 +121,7 @@ def keep_collaborative(model: RingMoE, usage: Usage, keep: int | float = 0.25) -
 
 
 def _count(keep: int | float, ids: tuple[int, ...]) -> int:
-    return keep if isinstance(keep, int) else max(1, round(keep * len(ids)))
+    return keep if isinstance(keep, int) else min(len(ids), max(1, round(keep * len(ids))))
 
 
 def without(old: Survivors, kept: Survivors, dropped: Dropped) -> Survivors:
@@ -146,8 +149,10 @@ def with_survivors(model: RingMoE, usage: Usage, left: Sequence[Survivors]) -> R
     Raises
     ------
     PruneError
-        The profile is of another model, a block is to keep what it has not, or no shared expert could take the means.
+        The weights are quantised, the profile is of another model, a block is to keep what it has not, or no shared
+        expert could take the means.
     """
+    check_exact(model)
     usage.check(model)
     return _keep(model, usage, left)
 

@@ -16,6 +16,7 @@ from ringmoe.backbone import RingMoE
 from ringmoe.errors import PruneError
 from ringmoe.modality import Batch
 from ringmoe.moe import Routing, TokenGroups
+from ringmoe.usage import check_exact
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Weights tried of the distance from the matrix there was, over the mean squared activation of a unit."""
@@ -44,8 +45,11 @@ def refit(dense: RingMoE, parent: RingMoE, batches: Iterable[Batch]) -> RingMoE:
     Raises
     ------
     PruneError
-        The dense model is not one of the parent's shape, or there are fewer than two batches with measured pixels.
+        The dense model is not one of the parent's shape, one of them is quantised, or there are fewer than two batches
+        with measured pixels.
     """
+    check_exact(dense)
+    check_exact(parent)
     pairs = list(zip(dense.blocks(), parent.blocks(), strict=False))
     same = all(d.norm1.weight.shape == p.norm1.weight.shape for d, p in pairs)
     if not same or len(dense.blocks()) != len(parent.blocks()) or any(d.experts.shared is None for d, _ in pairs):

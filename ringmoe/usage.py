@@ -23,8 +23,10 @@ __all__ = [
     "Network",
     "UnitUsage",
     "Usage",
+    "check_exact",
     "networks",
     "profile",
+    "quantised",
     "routers",
     "similarity",
     "weights_digest",
@@ -82,8 +84,9 @@ def profile(model: RingMoE, batches: Iterable[Batch]) -> Usage:
     Raises
     ------
     PruneError
-        The batches hold no measured pixel.
+        The batches hold no measured pixel, or the weights are quantised.
     """
+    check_exact(model)
     blocks, training = model.blocks(), model.training
     tallies = [Tally(block.experts, len(model.modalities)) for block in blocks]
     hooks = [b.experts.register_forward_hook(t.add) for b, t in zip(blocks, tallies, strict=True)]
@@ -111,6 +114,22 @@ def profile(model: RingMoE, batches: Iterable[Batch]) -> Usage:
         config=model.config,
         contract_digest=model.contract.digest(),
         weights_digest=weights_digest(model.state_dict()),
+    )
+
+
+def check_exact(model: RingMoE) -> None:
+    """PruneError where weights are int8: parts of such are no weights of a smaller model."""
+    if any(buffer.dtype == torch.int8 for buffer in model.buffers()):
+        raise quantised(f"a model of {', '.join(model.modalities)} in int8")
+
+
+def quantised(item: str) -> PruneError:
+    """What pruning says of int8 weights."""
+    return PruneError(
+        "Quantised weights cannot be pruned",
+        item=item,
+        enough="weights in floating point",
+        todo="prune the checkpoint that this one was made of, and quantise what comes of it",
     )
 
 

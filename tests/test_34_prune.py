@@ -8,9 +8,11 @@ import pytest
 import torch
 from routed_models import CONFIG, CONTRACT, TWO, answer, batch_of, inputs_of, last, made
 
-from ringmoe import checkpoint, presets
+from ringmoe import checkpoint, presets, quantise
 from ringmoe.backbone import RingMoE
-from ringmoe.errors import PruneError
+from ringmoe.bake import bake
+from ringmoe.budget import Budget, reach
+from ringmoe.errors import ConfigError, PruneError
 from ringmoe.modality import Modality
 from ringmoe.moe import Survivors
 from ringmoe.prune import (
@@ -22,6 +24,7 @@ from ringmoe.prune import (
     survivors_of_blocks,
     with_survivors,
 )
+from ringmoe.refit import refit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -176,6 +179,41 @@ def test_a_kind_that_leaves_as_a_whole_leaves_its_mean():
     assert small.blocks()[0].experts.collaborative is None
     want, kept = (answer(m.blocks()[0].experts, given).mean(0) for m in (model, small))
     torch.testing.assert_close(kept, want, rtol=0, atol=1e-6)
+
+
+def test_a_share_of_a_router_that_is_empty_is_nothing():
+    """One of two modalities has lost its specialized experts: half of the other's four are kept, and none of its."""
+    model, batch = slice_modalities(made(), TWO), batch_of(*TWO)
+    usage = profile(model, [batch])
+    left = [replace(s, specialized=((), s.specialized[1])) for s in survivors_of_blocks(model)]
+    one = with_survivors(model, usage, left)
+    for criterion in ("usage", "error"):
+        half = keep_experts(one, profile(one, [batch]), specialized=0.5, criterion=criterion)
+        assert [tuple(map(len, s.specialized)) for s in half.config.survivors] == [(0, 2)] * 5
+
+
+def test_int8_weights_are_refused_wherever_they_would_be_cut():
+    """Slices, profiles, experts kept, dense networks, refitting, budgets and baking, each before it does anything."""
+    model, batch = slice_modalities(made(), (Modality.MS,)), batch_of(Modality.MS)
+    usage = profile(model, [batch])
+    dense, small = integrate(model, usage), quantise.int8(model)
+    for refused in (
+        lambda: slice_modalities(small, [Modality.MS]),
+        lambda: profile(small, [batch]),
+        lambda: keep_experts(small, usage, collaborative=1),
+        lambda: with_survivors(small, usage, survivors_of_blocks(model)),
+        lambda: integrate(small, usage),
+        lambda: refit(dense, small, [batch]),
+        lambda: refit(quantise.int8(dense), model, [batch]),
+        lambda: reach(small, Budget(1, "params")),
+    ):
+        with pytest.raises(PruneError, match="Quantised weights") as caught:
+            refused()
+        assert "in int8" in caught.value.item
+        assert "quantise what comes of it" in caught.value.todo
+    spectral = RingMoE(replace(CONFIG, embedding="spectral"), replace(CONTRACT.only([Modality.MS]), described=True))
+    with pytest.raises(ConfigError, match="cannot be baked"):
+        bake(quantise.int8(spectral))
 
 
 def test_what_cannot_be_pruned_is_refused():

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ringmoe import export, presets
+from ringmoe import export, presets, quantise
 from ringmoe.backbone import RingMoE, RingMoEConfig
+from ringmoe.bake import bake
 from ringmoe.contract import InputContract
 from ringmoe.errors import ExportError
 from ringmoe.modality import BandSpec, Chips, Modality
@@ -128,13 +129,61 @@ def test_tracing_leaves_the_model_as_it_was():
     assert all(type(level) is Tensor and torch.isfinite(level).all() for level in found)
 
 
+@pytest.mark.slow
+def test_int8_weights_stay_int8_in_the_graph_and_what_differs_is_not_kept(tmp_path, monkeypatch):
+    """Every int8 number is in the file, which is less than half of float32's; a runtime that answers otherwise by a
+    thousandth is found out, and the file is gone."""
+    import onnx
+
+    model, path = made(embedding="fixed", dim=32), tmp_path / "model.onnx"
+    small = quantise.int8(model)
+    export.save_onnx(model, path, pixels=32, check=False)
+    whole = path.stat().st_size
+    export.save_onnx(small, path, pixels=32)
+    assert path.stat().st_size < 0.5 * whole
+    kept = [t for t in onnx.load(path).graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    assert sum(len(t.raw_data) for t in kept) == sum(b.numel() for b in small.buffers() if b.dtype == torch.int8)
+    run = export.run_onnx
+    monkeypatch.setattr(export, "run_onnx", lambda *given: tuple(level + 1e-3 for level in run(*given)))
+    with pytest.raises(ExportError, match="does not give what the model gives") as caught:
+        export.save_onnx(model, path, pixels=32)
+    assert "up to 0.001" in caught.value.item
+    assert not path.exists()
+
+
+def test_weights_that_cannot_leave_are_refused(tmp_path):
+    """bfloat16 is no ONNX graph that runs; timm takes neither routed experts, nor two modalities, nor int8."""
+    with pytest.raises(ExportError, match="Only weights in float32 or int8") as caught:
+        export.save_onnx(quantise.bf16(made()), tmp_path / "model.onnx", pixels=64)
+    assert caught.value.item == "torch.bfloat16"
+    two = RingMoE(CONFIG, presets.paper_contract().only([Modality.OPT, Modality.MS]))
+    for model in (made(specialized=1), two):
+        with pytest.raises(ExportError, match="Only a dense model of one modality"):
+            export.timm_tensors(model)
+    with pytest.raises(ExportError, match="no place for quantised weights"):
+        export.timm_tensors(quantise.int8(made(embedding="fixed")))
+
+
+def test_timms_tensors_are_of_the_sensor_asked_for():
+    """A spectral model is baked first; what timm does not carry is left out; the model is as it was."""
+    model = made()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    found = export.timm_tensors(model, SENSOR)
+    baked = bake(model, {Modality.SAR_L2: SENSOR}).state_dict()
+    assert torch.equal(found["patch_embed.proj.weight"], baked["embed.sar_l2.proj.weight"])
+    assert found["patch_embed.proj.weight"].shape == (8, 2, 4, 4)
+    assert len(found) == len(baked) - 2
+    assert not any(name.endswith(("no_data", "mask_token")) for name in found)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
 def test_what_becomes_no_graph_is_refused(tmp_path, monkeypatch):
     """Routed experts, several modalities, a size that is no multiple of 32, packages that are missing."""
     routed = made(specialized=1)
     two = RingMoE(CONFIG, presets.paper_contract().only([Modality.OPT, Modality.MS]))
     for model, pixels, match in (
-        (routed, 64, "Only a dense model"),
-        (two, 64, "Only a dense model"),
+        (routed, 64, "Only a dense model of one modality can be exported"),
+        (two, 64, "Only a dense model of one modality can be exported"),
         (made(), 65, "No image of this size"),
         (made(), 0, "No image of this size"),
     ):

@@ -21,18 +21,19 @@ from flows import adapt, sizes
 from flows.asking import day_and_size
 from flows.cutting import Goal, cut, parameters, result_parameters
 from flows.models import Draft, described, once, open_checkpoint
-from flows.prune import Pixels, draft, prune
+from flows.prune import MARGIN_BYTES, Pixels, draft, prune
 from flows.prune_report import costs
+from flows.recovery import Ground, ground_of
 from flows.refs import AdaptRequest, ItemRef, Period, PruneRequest, Where
 from flows.select import within
 from flows.stac import label_rasters
-from ringmoe import checkpoint, presets
+from ringmoe import checkpoint, presets, quantise
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import DataContract
 from ringmoe.errors import ContractError, ModelError, PruneError
 from ringmoe.live import most_bytes
 from ringmoe.measure import measure_contract
-from ringmoe.modality import Chips, Modality
+from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.prune import slice_modalities, survivors_of_blocks
 from ringmoe.usage_file import read_usage
 
@@ -107,7 +108,12 @@ def test_an_adapted_model_becomes_dense_and_tells_all_of_it(
     assert all(len(v) == 2 for terms in told["recovery"].values() for v in terms.values())
     assert told["scores"]["teacher"]["agreement"] == 1.0
     assert told["scores"]["teacher"]["stage4"] == 0.0
+    assert "held out" in told["scored_on"]
+    spread = told["deviations"]["tuned"]
+    assert set(spread) == {"stage3", "stage4", "agreement", "accuracy", "mean_iou"}
+    assert min(spread.values()) > 0
     page = files["report_page"].read_text()
+    assert f"{told['scores']['tuned']['accuracy']:.4f} ± {spread['accuracy']:.4f}" in page
     assert page.count("data:image/png;base64,") == 4
     assert "http" not in page.split("<style>")[0]
     run = made.id.removeprefix("prune_")
@@ -154,6 +160,38 @@ def test_a_list_gives_a_model_of_each_and_no_head_grows(home: Home) -> None:
     assert set(found.contract.inputs) == {Modality.MS}
 
 
+@pytest.mark.usefixtures("prefect_harness")
+def test_a_list_with_one_that_cannot_be_gives_none(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 of a block with both kinds and a shared expert, and room for two of three models: both before any is made."""
+    published = Path(home.where.published)
+    before = sorted(p.name for p in published.glob("models/*/*.json"))
+    monkeypatch.setattr("flows.cutting.profile", lambda *_: pytest.fail("profiled"))
+    with pytest.raises(PruneError, match="2 experts a block are below what is possible"):
+        prune(home.pretrained, home.cubes, PruneRequest(to="8,7,2", steps=1), home.asked(), home.where)
+    base = open_checkpoint(home.pretrained).model
+    goals = [Goal(PruneRequest(to=to), Modality.MS, 0, torch.float32) for to in ("8", "7")]
+    room = sum(result_parameters(base, goal) * 4 for goal in goals) + 3 * MARGIN_BYTES
+    left = shutil.disk_usage(published)._replace(free=room)
+    monkeypatch.setattr("flows.prune.shutil.disk_usage", lambda path: left)
+    with pytest.raises(StorageFull, match="no room for the pruned model"):
+        prune(home.pretrained, home.cubes, PruneRequest(to="8,7,1", steps=1), home.asked(), home.where)
+    assert sorted(p.name for p in published.glob("models/*/*.json")) == before
+
+
+def test_an_int8_checkpoint_is_refused_before_work(home: Home) -> None:
+    """What was published in int8: the error says what to prune instead."""
+
+    def smaller(folder: Path) -> dict[str, Any]:
+        model = quantise.int8(open_checkpoint(home.pretrained).model)
+        checkpoint.save(folder, model)
+        return described(model, "RingMoE in int8")
+
+    made = once(Draft("pretrain", 1, {"dtype": "int8"}, home.cubes, smaller, 1), Ledger(home.where.published))
+    with pytest.raises(PruneError, match="Quantised weights cannot be pruned") as caught:
+        home.pruned(made)
+    assert "quantise what comes of it" in caught.value.todo
+
+
 def test_a_slice_needs_no_recovery(home: Home) -> None:
     """It gives its parent's features bit for bit, so nothing is trained."""
     told = report_of(home.pruned(home.pretrained, to="9"))
@@ -175,6 +213,48 @@ def test_a_budget_is_kept_whatever_it_is_said_in(home: Home) -> None:
     assert room - largest < parameters(found[0]) <= room
     slots = [1 + left.slots for left in survivors_of_blocks(found[0])]
     assert min(slots) < max(slots) <= 9
+
+
+def test_chips_come_to_the_device_that_models_are_on(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cutting profiles and refits on, without labels and with; the meta device stands in for a GPU."""
+    monkeypatch.setattr("flows.recovery.device", lambda: torch.device("meta"))
+    (cube,) = [c for c in home.cubes if c.id.startswith("sentinel-2")]
+    labels = label_rasters(home.where, training_cubes.AREA, DAYS)
+    for parent in (home.pretrained, home.adapted):
+        ground = ground_of(open_checkpoint(parent), [cube], labels, home.asked())
+        for _, batch in zip(range(2), ground.batches(), strict=False):
+            (chips,) = batch.values()
+            assert {t.device.type for t in (chips.pixels_BCHW, chips.valid_BHW)} == {"meta"}
+
+
+def test_what_is_scored_on_was_never_learned_from(home: Home) -> None:
+    """The last third of the rows of a cube of three chips' height: learned from and scored on share no pixel, with a
+    head and without; where there is too little ground, that is said."""
+    (ref,) = [c for c in home.cubes if c.id.startswith("sentinel-2")]
+    labels = label_rasters(home.where, training_cubes.AREA, DAYS)
+    for parent in (home.pretrained, home.adapted):
+        base = open_checkpoint(parent)
+        ground = ground_of(base, [ref], labels, home.asked())
+        assert len(ground.asked) == len(list(ground.questions())) == 8
+        assert "held out" in ground.scored_on
+        seen = [{value for batch in batches for value in _values(batch)} for batches in _some_of(ground)]
+        assert all(len(values) > 5e3 for values in seen)
+        assert not seen[0] & seen[1]
+    narrow = ground_of(open_checkpoint(home.pretrained), [ref], (), home.asked(chip_px=96))
+    assert narrow.asked == ()
+    assert "too little" in narrow.scored_on
+    assert len(list(narrow.questions())) == 8
+
+
+def _values(batch: Batch) -> list[tuple[float, ...]]:
+    """Bands of every pixel that counts: no two of the cube are alike."""
+    (chips,) = batch.values()
+    return [tuple(row) for row in chips.pixels_BCHW.movedim(1, -1)[chips.valid_BHW].tolist()]
+
+
+def _some_of(ground: Ground) -> list[list[Batch]]:
+    """What is learned from in ten steps, and what is scored on."""
+    return [[ground.batch(step)[0] for step in range(10)], [batch for batch, _ in ground.questions()]]
 
 
 @pytest.mark.parametrize(

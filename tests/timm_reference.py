@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ringmoe.backbone import RingMoE, RingMoEConfig
+from ringmoe.export import timm_tensors
 
 
 class _Torchvision(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -92,31 +92,10 @@ def swin(config: RingMoEConfig, channels: int, pixels: int, *, mlp_ratio: float)
     )
 
 
-NAMES = (
-    (r"^embed\.\w+\.", "patch_embed."),
-    (r"^merges\.(\d)\.", r"layers.\1.downsample."),
-    (r"^stages\.(\d)\.(\d+)\.", r"layers.\1.blocks.\2."),
-    (r"\.attention\.", ".attn."),
-    (r"\.bias_net\.", ".cpb_mlp."),
-    (r"\.experts\.shared\.0\.", ".mlp.fc1."),
-    (r"\.experts\.shared\.2\.", ".mlp.fc2."),
-)
-"""Our parameters' names and timm's."""
-
-
 def twin(model: RingMoE, channels: int, pixels: int) -> nn.Module:
     """timm's model with the weights and the dtype of ours, which has one modality and no routed experts."""
     reference = swin(model.config, channels, pixels, mlp_ratio=model.config.mlp_ratio)
-    theirs = {}
-    for name, value in model.state_dict().items():
-        for ours, timms in NAMES:
-            name = re.sub(ours, timms, name)
-        theirs[name] = value
-    reference.to(model.norm.weight.dtype)
-    known = {n: v for n, v in theirs.items() if not n.endswith(("no_data", "mask_token"))}
-    missing, unexpected = reference.load_state_dict(known, strict=False)
-    assert not missing, missing
-    assert not unexpected, unexpected
+    reference.to(model.norm.weight.dtype).load_state_dict(timm_tensors(model))
     return exact(reference).eval()
 
 
