@@ -17,7 +17,7 @@ CAPTIONS = {
 }
 
 
-def stage_rows(told: Mapping[str, Any]) -> list[dict[str, str]]:
+def stage_rows(told: Mapping[str, Any], speed: Mapping[str, float]) -> list[dict[str, str]]:
     """The stages as a table of text."""
     return [
         {
@@ -25,7 +25,7 @@ def stage_rows(told: Mapping[str, Any]) -> list[dict[str, str]]:
             "experts a block": _span(s["slots"]),
             "parameters": f"{s['parameters']:,}",
             "GFLOP an image": f"{s['flops'] / 1e9:.4g}",
-            "images a second": f"{s['images_per_second']:.4g}",
+            "images a second": f"{speed[s['name']]:.4g}",
             "weights, MB": f"{s['weights_mb']:.4g}",
             "memory, MB": f"{s['memory_mb']:.4g}",
         }
@@ -54,13 +54,13 @@ def score_rows(told: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def page(folder: Path, told: Mapping[str, Any]) -> str:
+def page(folder: Path, told: Mapping[str, Any], speed: Mapping[str, float]) -> str:
     """The report as one file of HTML that needs no other."""
     title = html.escape(f"Pruned for {told['sensor']}")
     asked = html.escape(told["request"]["to"] or "one dense expert a block")
     parts = [
         f"<h1>{title}</h1><p>From {html.escape(told['parent'])}, to {asked}.</p>",
-        "<h2>What each step left</h2>" + _table(stage_rows(told)),
+        "<h2>What each step left</h2>" + _table(stage_rows(told, speed)),
         "<h2>What it is worth</h2>" + _table(score_rows(told)),
         "<p>Errors of a stage are squared, over the variance of the teacher's features: 0 agrees, 1 knows only their "
         f"mean; ± is the deviation from batch to batch. Scored on {html.escape(told['scored_on'])}.</p>",
