@@ -22,7 +22,7 @@ from ringmoe.parallel import clip_gradients, part_of, spread
 HERE = Path(__file__).resolve().parent
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.xdist_group("ranks")]
 
 
 def torchrun(ranks: int, folder: Path, which: str) -> dict[str, list[float]]:
