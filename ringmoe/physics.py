@@ -98,32 +98,6 @@ def log_power(power: Tensor, reference: float | Tensor = 1.0) -> Tensor:
     return torch.log(power.clamp(min=0) / reference + POWER_FLOOR)
 
 
-def speckle_bias(looks: float | Tensor) -> Tensor:
-    """By how much the mean of the logarithm of a speckled intensity differs from the logarithm of its mean.
-
-    psi(L) - ln L, at most 0: the intensity of L looks is Gamma distributed with shape L (Goodman 1976); -0.577
-    (2.5 dB) at one look.
-    """
-    looks_f = torch.as_tensor(looks, dtype=torch.float64)
-    return torch.digamma(looks_f) - torch.log(looks_f)
-
-
-def log_ratio(power_a: Tensor, power_b: Tensor, looks_a: float = 1.0, looks_b: float = 1.0) -> Tensor:
-    """Logarithm of the ratio of two backscatters, free of the bias that speckle gives images of unequal looks.
-
-    (ln a - psi(La) + ln La) - (ln b - psi(Lb) + ln Lb): its expectation is 0 where nothing changed.
-
-    Parameters
-    ----------
-    power_a, power_b
-        Linear power of any equal shape, above 0.
-    looks_a, looks_b
-        Equivalent number of looks of each.
-    """
-    correction = (speckle_bias(looks_a) - speckle_bias(looks_b)).to(power_a.dtype)
-    return torch.log(power_a) - torch.log(power_b) - correction
-
-
 def spectral_angle(a_BCHW: Tensor, b_BCHW: Tensor) -> Tensor:
     """Angle between two spectra in radians, (B, H, W), 0 to pi; brightness alone does not change it.
 

@@ -19,10 +19,8 @@ from ringmoe.physics import (
     determinant_power,
     gamma_deviance,
     log_power,
-    log_ratio,
     log_ratios,
     multilooked_eigenvalues,
-    speckle_bias,
     spectral_angle,
     total_power,
 )
@@ -87,22 +85,6 @@ def test_log_ratios_know_band_ratios_and_nothing_of_illumination():
     torch.testing.assert_close(log_ratios(0.5 * spectrum), ratios, rtol=1e-12, atol=0)
     assert (ratios[0, 2] - ratios[0, 0]).item() == pytest.approx(math.log(10))
     assert log_ratios(torch.tensor([-0.1, 0.0, 0.01]).view(1, 3, 1, 1)).abs().max() == 0
-
-
-def test_speckle_bias_is_the_mean_logarithm_of_unit_gamma():
-    """-0.5772 (2.5 dB) at one look, and Monte Carlo at four."""
-    assert speckle_bias(1.0) == pytest.approx(-0.5772156649, abs=1e-9)
-    torch.manual_seed(0)
-    intensity = torch.distributions.Gamma(4.0, 4.0).sample((200_000,))
-    assert intensity.log().mean() == pytest.approx(float(speckle_bias(4.0)), abs=0.004)
-
-
-def test_log_ratio_of_unequal_looks_is_zero_where_nothing_changed():
-    """A single-look and a sixteen-look image of one backscatter."""
-    torch.manual_seed(0)
-    a = 0.03 * torch.distributions.Gamma(1.0, 1.0).sample((200_000,))
-    b = 0.03 * torch.distributions.Gamma(16.0, 16.0).sample((200_000,))
-    assert log_ratio(a, b, 1.0, 16.0).mean() == pytest.approx(0.0, abs=0.01)
 
 
 def test_spectral_angle_ignores_brightness_and_measures_right_angles():
