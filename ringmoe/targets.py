@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ringmoe.contract import InputContract
@@ -32,6 +33,9 @@ QUAD_POL = tuple((polarisation, part) for polarisation in ("HH", "HV", "VH", "VV
 BRIGHT = 10.0
 """Power over the reference above which the linear term counts no more: bright targets stand in the logarithmic one."""
 
+
+POLARISATIONS = 4
+"""Eigenvalues that are guessed; of fewer polarisations the rest is unknown, as sensors of one modality differ."""
 
 LOOKED = 4
 """Side, in pixels, of the squares over which covariance matrices are averaged: 16 looks for at most 4 channels."""
@@ -93,7 +97,7 @@ class Error(NamedTuple):
 def guessed_bands(contract: InputContract, weights: TermWeights) -> int:
     """Channels a decoder guesses: the bands; of complex radar, with its physics, what a change of basis conserves."""
     if contract.modality is Modality.SAR_L1 and weights.physical(Modality.SAR_L1):
-        return 2 + (len(contract.bands) // 2 if weights.eigenvalues > 0 else 0)
+        return 2 + (POLARISATIONS if weights.eigenvalues > 0 else 0)
     return len(contract.bands)
 
 
@@ -120,7 +124,8 @@ def _eigenvalues(chips: Chips) -> Tensor:
     """Of each pixel those of its square; NaN where a pixel of it is invalid."""
     parts_BCHW = chips.pixels_BCHW.where(chips.valid_BHW[:, None], float("nan"))
     found_BPHW = multilooked_eigenvalues(parts_BCHW, LOOKED)
-    return found_BPHW.repeat_interleave(LOOKED, -2).repeat_interleave(LOOKED, -1)
+    all_BPHW = F.pad(found_BPHW, (0, 0, 0, 0, 0, POLARISATIONS - found_BPHW.shape[1]), value=float("nan"))
+    return all_BPHW.repeat_interleave(LOOKED, -2).repeat_interleave(LOOKED, -1)
 
 
 def errors(contract: InputContract, guess_BCHW: Tensor, wanted: Truth, weights: TermWeights) -> Mapping[str, Error]:

@@ -179,6 +179,9 @@ def test_eigenvalues_are_guessed_when_they_are_asked_for():
     assert found.weight == 0.2
     torch.testing.assert_close(found.values_BCHW, torch.full((2, 4, 8, 8), math.log(2.0)))
     assert "eigenvalues" not in errors(slc, wanted.values_BCHW, wanted, TermWeights())
+    dual = replace(slc, bands=slc.bands[4:], mean=slc.mean[4:], std=slc.std[4:])
+    wanted = truth(dual, Chips(chips.pixels_BCHW[:, 4:], chips.valid_BHW), on)
+    assert wanted.known_BCHW[1].flatten(1).all(1).tolist() == [True, False, True, True, False, False]
 
 
 def test_the_linear_term_of_a_wild_guess_is_finite():
