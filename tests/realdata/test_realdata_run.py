@@ -101,10 +101,8 @@ def test_every_item_of_the_run_is_valid(run: tuple[Path, Finished], validate_off
         validate_offline(json.loads(path.read_text()))
 
 
-@pytest.mark.parametrize(
-    "fitted",
-    [pytest.param(0, id="fitted-west"), pytest.param(1, id="fitted-east", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fitted", [pytest.param(0, id="fitted-west"), pytest.param(1, id="fitted-east")])
 def test_water_is_mapped_on_the_half_not_learned_from(fitted: int, tmp_path: Path) -> None:
     """Against the hand label the map finds water (IoU above 0.5) and beats calling everything dry."""
     words = ("--products", str(REALDATA / "sen1floods11_spain"), "--steps", "30", "--json", str(tmp_path / "s.json"))
