@@ -47,8 +47,8 @@ RULES: dict[str, tuple[Criterion, Dropped]] = {
     "error_mean": ("error", "mean"),
 }
 """By what experts are kept, and what their tokens take; frequency is the paper's."""
-OURS = {6: "error", 3: "error", 1: "refit"}
-"""What the prune flow does where nothing else is asked."""
+OURS = {6: "error_mean", 3: "error_mean", 1: "refit"}
+"""What keeps most of the teacher, by slots."""
 METHODS: tuple[Method, ...] = ("ks", "ka", "kc", "neurons")
 SCRATCH = "scratch"
 """One network a block that goes through the teacher's whole course, and learns land cover while others recover."""
@@ -74,7 +74,7 @@ class Recipe:
     """Side of the chips of masked modelling."""
     rate: float = 1e-3
     """Highest learning rate of land cover."""
-    recover_rate: float = 2e-4
+    recover_rate: float = 1e-4
     """Highest learning rate of distillation; at 1e-3 so few steps lost more than they won back."""
 
 
