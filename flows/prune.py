@@ -24,8 +24,8 @@ from flows.stac import labels_to_learn
 from ringmoe import checkpoint
 from ringmoe.checkpoint import Checkpoint
 from ringmoe.prune import slice_modalities, survivors_of_blocks
+from ringmoe.quantise import check_exact
 from ringmoe.tasks.segmentation import Segmenter
-from ringmoe.usage import check_exact
 from ringmoe.usage_file import read_usage, write_usage
 
 RESULTS_VERSION = 4

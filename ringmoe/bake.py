@@ -15,6 +15,7 @@ from ringmoe.backbone import RingMoE
 from ringmoe.contract import DataContract, InputContract
 from ringmoe.errors import ConfigError
 from ringmoe.modality import Modality
+from ringmoe.quantise import check_exact
 from ringmoe.spectral import SpectralEmbed
 
 
@@ -45,13 +46,7 @@ def bake(model: RingMoE, sensors: Mapping[Modality, InputContract] | None = None
     """
     if model.config.embedding == "fixed":
         return model
-    if any(buffer.dtype == torch.int8 for buffer in model.buffers()):
-        raise ConfigError(
-            "Quantised weights cannot be baked",
-            item=f"a model of {', '.join(model.modalities)} in int8",
-            enough="weights in floating point",
-            todo="bake the model that this one was made of, and then quantise",
-        )
+    check_exact(model, "baked", ConfigError)
     inputs = {m: (sensors or {}).get(m, model.contract.inputs[m]) for m in model.modalities}
     tensors = {k: t.detach().clone() for k, t in model.state_dict().items() if not k.startswith("embed.")}
     for modality, contract in inputs.items():

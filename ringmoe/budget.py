@@ -24,7 +24,8 @@ from ringmoe.errors import PruneError
 from ringmoe.moe import Survivors
 from ringmoe.presets import describe
 from ringmoe.prune import survivors_of_blocks, with_survivors, without
-from ringmoe.usage import Usage, check_exact
+from ringmoe.quantise import check_exact
+from ringmoe.usage import Usage
 
 Unit = Literal["params", "flops", "bytes", "share"]
 

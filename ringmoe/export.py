@@ -22,6 +22,7 @@ from ringmoe.bake import bake
 from ringmoe.contract import InputContract
 from ringmoe.errors import ExportError
 from ringmoe.modality import Chips, Modality
+from ringmoe.quantise import is_quantised
 
 METADATA = "ringmoe"
 """Name that a graph carries its description under, as JSON."""
@@ -219,8 +220,7 @@ def timm_tensors(model: RingMoE, sensor: InputContract | None = None) -> dict[st
         The model is no dense one of one modality, or its weights are quantised.
     """
     dense = _dense(model, sensor)
-    tensors = dense.state_dict()
-    if any(tensor.dtype == torch.int8 for tensor in tensors.values()):
+    if is_quantised(dense):
         raise ExportError(
             "timm has no place for quantised weights",
             item=f"a model of {', '.join(model.modalities)} in int8",
@@ -228,7 +228,7 @@ def timm_tensors(model: RingMoE, sensor: InputContract | None = None) -> dict[st
             todo="take the model that this one was made of",
         )
     found = {}
-    for name, tensor in tensors.items():
+    for name, tensor in dense.state_dict().items():
         for ours, timms in TIMM_NAMES:
             name = re.sub(ours, timms, name)
         if not name.endswith(("no_data", "mask_token")):

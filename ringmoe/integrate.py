@@ -16,7 +16,8 @@ from torch import Tensor
 from ringmoe.backbone import Block, RingMoE
 from ringmoe.errors import PruneError
 from ringmoe.moe import Survivors
-from ringmoe.usage import Network, Usage, check_exact, networks
+from ringmoe.quantise import check_exact
+from ringmoe.usage import Network, Usage, networks
 
 Method = Literal["neurons", "kc", "ks", "ka"]
 """Keep the hidden units that matter; compress each expert by SVD; select one expert; average the experts."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from ringmoe.backbone import RingMoE
 from ringmoe.checkpoint import HEAD, Description, check_names, describe, outline
 from ringmoe.modality import Batch
+from ringmoe.quantise import quantised
 from ringmoe.stored import Stored
-from ringmoe.usage import quantised
 
 
 class OnDisk(RingMoE):

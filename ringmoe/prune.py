@@ -17,7 +17,8 @@ from ringmoe.errors import PruneError
 from ringmoe.integrate import Method, integrate
 from ringmoe.modality import Modality
 from ringmoe.moe import Survivors
-from ringmoe.usage import Usage, check_exact, profile
+from ringmoe.quantise import check_exact
+from ringmoe.usage import Usage, profile
 
 __all__ = [
     "Criterion",

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ringmoe.backbone import RingMoE
-from ringmoe.errors import ConfigError
+from ringmoe.errors import ConfigError, ModelError, PruneError
 from ringmoe.modality import Batch
 from ringmoe.moe import Experts
 
@@ -132,6 +132,27 @@ def hold_int8(model: RingMoE) -> RingMoE:
             for place in (0, 2):
                 layer.shared[place] = Int8Linear(layer.shared[place])  # type: ignore[arg-type]
     return model
+
+
+def is_quantised(model: RingMoE) -> bool:
+    """Whether any weight is int8."""
+    return any(buffer.dtype == torch.int8 for buffer in model.buffers())
+
+
+def check_exact(model: RingMoE, done: str = "pruned", error: type[ModelError] = PruneError) -> None:
+    """An error where weights are int8 and what is to be done to them takes floating point."""
+    if is_quantised(model):
+        raise quantised(f"a model of {', '.join(model.modalities)} in int8", done, error)
+
+
+def quantised(item: str, done: str = "pruned", error: type[ModelError] = PruneError) -> ModelError:
+    """What is said of int8 weights that cannot be pruned or baked."""
+    return error(
+        f"Quantised weights cannot be {done}",
+        item=item,
+        enough="weights in floating point",
+        todo="take the checkpoint that this one was made of, and quantise what comes of it",
+    )
 
 
 def held(model: RingMoE, dtypes: Set[str]) -> RingMoE:

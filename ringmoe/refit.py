@@ -16,7 +16,7 @@ from ringmoe.backbone import RingMoE
 from ringmoe.errors import PruneError
 from ringmoe.modality import Batch
 from ringmoe.moe import Routing, TokenGroups
-from ringmoe.usage import check_exact
+from ringmoe.quantise import check_exact
 
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Weights tried of the distance from the matrix there was, over the mean squared activation of a unit."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.errors import PruneError
 from ringmoe.modality import Batch, Modality
+from ringmoe.quantise import check_exact
 from ringmoe.tally import ExpertUsage, LayerUsage, Network, Tally, UnitUsage, networks, routers
 
 __all__ = [
@@ -23,10 +24,8 @@ __all__ = [
     "Network",
     "UnitUsage",
     "Usage",
-    "check_exact",
     "networks",
     "profile",
-    "quantised",
     "routers",
     "similarity",
     "weights_digest",
@@ -114,22 +113,6 @@ def profile(model: RingMoE, batches: Iterable[Batch]) -> Usage:
         config=model.config,
         contract_digest=model.contract.digest(),
         weights_digest=weights_digest(model.state_dict()),
-    )
-
-
-def check_exact(model: RingMoE) -> None:
-    """PruneError where weights are int8: parts of such are no weights of a smaller model."""
-    if any(buffer.dtype == torch.int8 for buffer in model.buffers()):
-        raise quantised(f"a model of {', '.join(model.modalities)} in int8")
-
-
-def quantised(item: str) -> PruneError:
-    """What pruning says of int8 weights."""
-    return PruneError(
-        "Quantised weights cannot be pruned",
-        item=item,
-        enough="weights in floating point",
-        todo="prune the checkpoint that this one was made of, and quantise what comes of it",
     )
 
 

@@ -2,7 +2,6 @@
 
 from catalog.publish.cog import Block, MapClass, write_map
 from catalog.publish.items import (
-    COLLECTIONS,
     Sources,
     commit,
     cube_item,
@@ -10,8 +9,8 @@ from catalog.publish.items import (
     map_item,
     model_item,
     new_item,
-    relink,
 )
+from catalog.publish.links import COLLECTIONS, relink
 
 __all__ = [
     "COLLECTIONS",
