@@ -28,7 +28,7 @@ from ringmoe.quantise import check_exact
 from ringmoe.tasks.segmentation import Segmenter
 from ringmoe.usage_file import read_usage, write_usage
 
-RESULTS_VERSION = 4
+RESULTS_VERSION = 5
 
 MARGIN_BYTES = 32 * 2**20
 """Room beside the weights: report, profile, item."""

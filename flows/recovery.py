@@ -212,7 +212,8 @@ def recover(
     """Distil, then tune where there are labels; the student is trained in place, each step told when it is done."""
     recipe, parts = recipe_of(request, where), 1 + (ground.labelled is not None)
     first, second = (told("prune", parts * request.steps, n * request.steps) for n in range(2))
-    yield "distilled", distil(student, teacher, ground.batches(), recipe, on_step=first)
+    gentle = replace(recipe, rate=request.distil_rate)
+    yield "distilled", distil(student, teacher, ground.batches(), gentle, on_step=first)
     if ground.labelled is not None:
         assert isinstance(student, Segmenter)
         yield "tuned", adapt(student, ground.labelled.stream(request.steps), recipe, on_step=second)

@@ -277,8 +277,9 @@ class PruneRequest(BaseModel):
     """Collaborative experts kept in each block before integration."""
     criterion: Literal["usage", "norm", "error"] = "error"
     """By what experts are kept: how often chosen, as in the paper; what they add; what the layer loses without them."""
-    dropped: Literal["survivor", "mean"] = "survivor"
-    """A token whose expert is gone takes its best survivor, or nothing plus the mean output of what is gone."""
+    dropped: Literal["survivor", "mean"] = "mean"
+    """A token whose expert is gone takes its best survivor, or nothing plus the mean output of what is gone, which
+    loses a third as much (bench_prune)."""
     method: Literal["neurons", "kc", "ks", "ka"] = "neurons"
     """How experts become one dense FFN."""
     refit: bool = True
@@ -287,8 +288,10 @@ class PruneRequest(BaseModel):
     """A profile of the slice, as an earlier run published it; None makes one."""
     steps: int = Field(default=60, ge=1)
     """Recovery steps, distilling and again fine-tuning."""
+    distil_rate: float = Field(default=1e-4, gt=0)
+    """Peak learning rate of distilling: a model that was cut well is near its teacher, and 1e-3 takes it away again."""
     rate: float = Field(default=2e-3, gt=0)
-    """Peak learning rate of both."""
+    """Peak learning rate of fine-tuning."""
     seed: int = 0
     """Another seed, another run."""
 

@@ -150,7 +150,7 @@ def prune(
     criterion: Annotated[str, typer.Option(help="By what experts are kept: error, norm or usage.")] = "error",
     dropped: Annotated[
         str, typer.Option(help="What tokens of experts gone take: the best survivor, or nothing but the mean.")
-    ] = "survivor",
+    ] = "mean",
     profile: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A profile that an earlier run published.")
     ] = None,
