@@ -246,7 +246,7 @@ def day_and_size(words: Sequence[str]) -> tuple[str | None, str | None]:
 
 
 def prune_request(
-    *, to: str | None, profile: Path | None, steps: int, refit: bool = True, **named: str
+    *, to: str | None, profile: Path | None, steps: int, refit: bool = True, streamed: bool = False, **named: str
 ) -> PruneRequest:
     """What `prune` is asked beside its task.
 
@@ -278,7 +278,8 @@ def prune_request(
             enough="profile.safetensors of a model that was pruned from the same parent",
             todo="check the path, or leave --profile out",
         )
-    return PruneRequest.model_validate({"to": to, "profile": profile, "steps": steps, "refit": refit, **named})
+    plain = {"to": to, "profile": profile, "steps": steps, "refit": refit, "streamed": streamed}
+    return PruneRequest.model_validate({**plain, **named})
 
 
 def sandbox_run(settings: Settings, *, seed: int, size_px: int, quick: bool) -> tuple[RunRequest, Failed]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Protocol
 
 import torch
 
 from flows import sizes
+from flows.models import device
 from flows.refs import PruneRequest
 from ringmoe import presets
 from ringmoe.backbone import RingMoE, RingMoEConfig
-from ringmoe.budget import Budget, Choice, keep_within, reach
+from ringmoe.budget import Budget, Choice, reach, spend
 from ringmoe.criteria import Router, to_keep
 from ringmoe.errors import PruneError
 from ringmoe.modality import Batch, Modality
@@ -44,6 +46,46 @@ class Goal:
     """Parameters of the task's head, which stays as it is."""
     dtype: torch.dtype
     """Of the weights."""
+
+
+class Hands(Protocol):
+    """What cuts models; they are left where they are, in memory or in files."""
+
+    def sliced(self, model: RingMoE, modality: Modality) -> RingMoE:
+        """The sub-model of a modality."""
+
+    def profiled(self, model: RingMoE, batches: Iterable[Batch]) -> Usage:
+        """What its experts do on some chips."""
+
+    def kept(self, model: RingMoE, usage: Usage, left: Sequence[Survivors]) -> RingMoE:
+        """It with these experts."""
+
+    def dense(self, model: RingMoE, usage: Usage, request: PruneRequest, batches: Iterable[Batch]) -> RingMoE:
+        """It with one network a block."""
+
+
+class InMemory:
+    """Whole models, on the GPU where there is one."""
+
+    def sliced(self, model: RingMoE, modality: Modality) -> RingMoE:
+        """As `ringmoe.prune.slice_modalities`."""
+        return slice_modalities(model.to(device()), [modality])
+
+    def profiled(self, model: RingMoE, batches: Iterable[Batch]) -> Usage:
+        """As `ringmoe.usage.profile`."""
+        return profile(model, batches)
+
+    def kept(self, model: RingMoE, usage: Usage, left: Sequence[Survivors]) -> RingMoE:
+        """As `ringmoe.prune.with_survivors`."""
+        return with_survivors(model, usage, left)
+
+    def dense(self, model: RingMoE, usage: Usage, request: PruneRequest, batches: Iterable[Batch]) -> RingMoE:
+        """As `ringmoe.integrate.integrate`, and then refitted where that is asked for."""
+        found = integrate(model, usage, method=request.method)
+        return refit(found, model, list(batches)) if request.refit and model.config != found.config else found
+
+
+IN_MEMORY = InMemory()
 
 
 @dataclass(frozen=True)
@@ -87,11 +129,18 @@ def result_parameters(parent: RingMoE, goal: Goal) -> int:
         config = replace(parent.config, survivors=_first(parent, asked.counts[-1], goal.modality))
         return presets.describe(config, contract).parameters + goal.head
     room = sizes.fitting(asked, parameters(parent) + goal.head, goal.dtype.itemsize, least)
-    config = replace(parent.config, survivors=_first(parent, sizes.MOST_SLOTS, goal.modality))
-    return int(min(room, presets.describe(config, contract).parameters + goal.head))
+    return int(min(room, slice_parameters(parent, goal.modality) + goal.head))
 
 
-def cut(parent: RingMoE, goal: Goal, batches: Iterable[Batch], known: Usage | None = None) -> Cut:
+def slice_parameters(parent: RingMoE, modality: Modality) -> int:
+    """Parameters of the encoder of one modality, with all of its experts."""
+    config = replace(parent.config, survivors=_first(parent, sizes.MOST_SLOTS, modality))
+    return presets.describe(config, parent.contract.only([modality])).parameters
+
+
+def cut(
+    parent: RingMoE, goal: Goal, batches: Iterable[Batch], known: Usage | None = None, hands: Hands = IN_MEMORY
+) -> Cut:
     """Slice, keep experts, integrate, as far down as it is asked for.
 
     Parameters
@@ -100,6 +149,8 @@ def cut(parent: RingMoE, goal: Goal, batches: Iterable[Batch], known: Usage | No
         At least 3 PROFILE_BATCHES of chips that the result will work on.
     known
         A profile of the slice; None profiles it.
+    hands
+        What cuts.
 
     Raises
     ------
@@ -107,22 +158,21 @@ def cut(parent: RingMoE, goal: Goal, batches: Iterable[Batch], known: Usage | No
         The profile is of another checkpoint, or there is no such model.
     """
     source = iter(batches)
-    sliced = slice_modalities(parent, [goal.modality])
+    sliced = hands.sliced(parent, goal.modality)
     if known is not None:
         known.check(sliced)
     is_dense = _is_dense(parent, sliced, goal)
-    usage = known or profile(sliced, _some(source))
+    usage = known or hands.profiled(sliced, _some(source))
     stages = [("teacher", parent), (f"{goal.modality.value} slice", sliced)]
-    kept = _pruned(sliced, usage, goal.request) if is_dense else _kept(parent, sliced, usage, goal)
-    if kept is not None:
-        stages.append(kept)
+    name, left = _pruned(sliced, usage, goal.request) if is_dense else _kept(parent, sliced, usage, goal)
+    if list(left) != survivors_of_blocks(sliced):
+        stages.append((name, hands.kept(sliced, usage, left)))
     if is_dense:
         base = stages[-1][1]
-        seen = usage if base is sliced else profile(base, _some(source))
-        dense = integrate(base, seen, method=goal.request.method)
-        if goal.request.refit and base.config != dense.config:
-            dense = refit(dense, base, _some(source))
-        stages.append((f"dense ({goal.request.method})", dense))
+        seen = usage if base is sliced else hands.profiled(base, _some(source))
+        stages.append(
+            (f"dense ({goal.request.method})", hands.dense(base, seen, goal.request, islice(source, PROFILE_BATCHES)))
+        )
     return Cut(tuple(stages), usage)
 
 
@@ -130,27 +180,23 @@ def _some(source: Iterable[Batch]) -> list[Batch]:
     return list(islice(source, PROFILE_BATCHES))
 
 
-def _kept(parent: RingMoE, sliced: RingMoE, usage: Usage, goal: Goal) -> tuple[str, RingMoE] | None:
-    """The slice with as many experts as are asked for, by name; None where all stay."""
+def _kept(parent: RingMoE, sliced: RingMoE, usage: Usage, goal: Goal) -> tuple[str, Sequence[Survivors]]:
+    """As many experts of the slice as are asked for, and a name for what is left."""
     request = goal.request
     assert request.to is not None
     asked = sizes.parse(request.to)
     if isinstance(asked, sizes.Slots):
         left = [_slots(usage, i, asked.counts[-1], request) for i in range(len(sliced.blocks()))]
-        found = with_survivors(sliced, usage, left)
-        return (f"{asked.counts[-1]} experts a block", found) if parameters(found) < parameters(sliced) else None
+        return f"{asked.counts[-1]} experts a block", left
     room = _room(parent, goal, asked)
-    if room >= parameters(sliced):
-        return None
-    return f"within {asked.text}", keep_within(sliced, usage, Budget(room, "params"), _choice(request))
+    return f"within {asked.text}", spend(sliced, usage, Budget(room, "params"), _choice(request))
 
 
-def _pruned(sliced: RingMoE, usage: Usage, request: PruneRequest) -> tuple[str, RingMoE] | None:
-    """The slice with the collaborative experts that are left before it becomes dense; None where all stay."""
+def _pruned(sliced: RingMoE, usage: Usage, request: PruneRequest) -> tuple[str, Sequence[Survivors]]:
+    """The collaborative experts of the slice that are left before it becomes dense, and a name for that."""
     count = min(request.collaborative, *(len(old.collaborative) for old in survivors_of_blocks(sliced)))
     left = [_fewer(usage, i, None, count, request) for i in range(len(sliced.blocks()))]
-    found = with_survivors(sliced, usage, left)
-    return (f"{count} collaborative", found) if parameters(found) < parameters(sliced) else None
+    return f"{count} collaborative", left
 
 
 def _choice(request: PruneRequest) -> Choice:

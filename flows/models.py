@@ -93,8 +93,8 @@ def _weighs(asset: Mapping[str, Any]) -> bool:
     return Path(asset["href"]).parent.name == "checkpoint"
 
 
-def open_checkpoint(ref: ItemRef) -> Checkpoint:
-    """Load a checkpoint after holding weights and configuration against the checksums of its item.
+def check_published(ref: ItemRef) -> None:
+    """Hold the files of a checkpoint against the checksums of its item.
 
     Raises
     ------
@@ -109,6 +109,17 @@ def open_checkpoint(ref: ItemRef) -> Checkpoint:
             enough="the weights and the configuration as they were published",
             todo="remove the item's folder and run the same command again; it will be made again",
         )
+
+
+def open_checkpoint(ref: ItemRef) -> Checkpoint:
+    """Load a published checkpoint into memory, in float32.
+
+    Raises
+    ------
+    CheckpointError
+        When its files are not what was published.
+    """
+    check_published(ref)
     found = load(Path(ref.asset))
     found.model.float()  # what ships is kept in bfloat16 for its size, and steps of training would be lost in that
     return found

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +17,13 @@ from catalog.errors import StorageFull
 from catalog.ledger import Ledger, file_digest
 from catalog.search import Raster
 from flows import prune_report, segment, sizes
-from flows.cutting import Cut, Goal, cut, parameters, result_parameters
-from flows.models import Draft, described, device, has_head, machine, once, open_checkpoint
-from flows.recovery import Ground, encoder_of, everything, exam, ground_of, recover, scored, taught_by
+from flows.cutting import IN_MEMORY, Cut, Goal, Hands, cut, parameters, result_parameters, slice_parameters
+from flows.models import Draft, described, has_head, machine, once, open_checkpoint
+from flows.recovery import Ground, encoder_of, everything, exam, ground_of, on_device, recover, scored, taught_by
 from flows.refs import AdaptRequest, ItemRef, PruneRequest, Where
 from flows.select import identities, of_sensor
 from flows.stac import labels_to_learn
+from flows.streamed import InFiles, folder_of, open_streamed
 from ringmoe import checkpoint
 from ringmoe.checkpoint import Checkpoint
 from ringmoe.prune import slice_modalities, survivors_of_blocks
@@ -113,43 +116,65 @@ def make(
         What is asked of this model, and then of those to be made of it.
     """
     base, ground, goal = _agreed(models[0], pixels, requests, task_request, where)
-    request = goal.request
+    request, provenance = goal.request, _provenance(models[0], goal.request)
     known = None if request.profile is None else read_usage(request.profile)
-    found = cut(base.model.to(device()), goal, ground.batches(), known)
-    teacher = _teacher(base, models, found, goal).eval()
-    student = taught_by(teacher, found.stages[-1][1])
-    base.model.cpu()  # what learns and what teaches need the room
-    questions = exam(teacher, ground)
-    measured = {"teacher": scored(teacher, questions), "pruned": scored(student, questions)}
-    histories = {}
-    if len(found.stages) > 2 or request.to is None:  # a slice gives the same bits: there is nothing to recover
-        for name, history in recover(student, teacher, ground, request, where):
-            histories[name] = history
-            measured[name] = scored(student, questions)
-    _save(folder, student, models[0], request, found)
-    write_usage(folder.parent / "profile.safetensors", found.usage)
-    seen = prune_report.Seen(found, measured, histories, ground, everything(base, pixels.cubes, task_request))
+
+    def cut_by(hands: Hands) -> prune_report.Seen:
+        found = cut(base.model, goal, ground.batches(), known, hands)
+        shown = islice(everything(base, pixels.cubes, task_request).stream(), prune_report.SHOWN)
+        return prune_report.Seen(found, hands.profiled(base.model, map(on_device, shown)), ground)
+
+    if request.streamed:
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            seen = cut_by(InFiles(Path(scratch), provenance))
+            encoder = seen.cut.stages[-1][1]
+            folder_of(encoder).rename(folder)
+        student: nn.Module = segment.segmenter_of(base, encoder) if base.head_config else encoder
+    else:
+        seen = cut_by(IN_MEMORY)
+        student, seen = _recovered(base, models, seen, goal, where)
+        _save(folder, student, provenance | {"stages": [[name, parameters(model)] for name, model in seen.cut.stages]})
+    write_usage(folder.parent / "profile.safetensors", seen.cut.usage)
     told = prune_report.write(folder.parent, seen, models[0].id, request, task_request)
-    values = {stage: dict(score.values) for stage, score in measured.items()}
-    return _describe(student, base, found) | {
-        "ringmoe:params": [parameters(model) for _, model in found.stages],
-        "ringmoe:stages": [name for name, _ in found.stages],
-        "ringmoe:scores": values,
+    return _describe(student, base, seen.cut) | {
+        "ringmoe:params": [parameters(model) for _, model in seen.cut.stages],
+        "ringmoe:stages": [name for name, _ in seen.cut.stages],
+        "ringmoe:scores": {stage: dict(score.values) for stage, score in seen.measured.items()},
         **told,
     }
+
+
+def _recovered(
+    base: Checkpoint, models: tuple[ItemRef, ItemRef], seen: prune_report.Seen, goal: Goal, where: Where
+) -> tuple[nn.Module, prune_report.Seen]:
+    """What was cut, after it learned from its teacher and from labels; scored before and after."""
+    teacher = _teacher(base, models, seen.cut, goal).eval()
+    student = taught_by(teacher, seen.cut.stages[-1][1])
+    base.model.cpu()  # what learns and what teaches need the room
+    questions = exam(teacher, seen.ground)
+    measured = {"teacher": scored(teacher, questions), "pruned": scored(student, questions)}
+    histories = {}
+    if len(seen.cut.stages) > 2 or goal.request.to is None:  # a slice gives the same bits: nothing is to be recovered
+        for name, history in recover(student, teacher, seen.ground, goal.request, where):
+            histories[name] = history
+            measured[name] = scored(student, questions)
+    return student, seen._replace(measured=measured, histories=histories)
 
 
 def _agreed(
     parent: ItemRef, pixels: Pixels, requests: Sequence[PruneRequest], task_request: AdaptRequest, where: Where
 ) -> tuple[Checkpoint, Ground, Goal]:
     """All that can be refused is refused here, before there is work: of this model, and of those to be made of it."""
-    base = open_checkpoint(parent)
+    streamed = requests[0].streamed
+    base = open_streamed(parent) if streamed else open_checkpoint(parent)
     check_exact(base.model)
     ground = ground_of(base, of_sensor(pixels.cubes, task_request.sensor), pixels.labels, task_request)
-    weight = base.model.norm.weight
+    dtype = base.model.state_dict()["norm.weight"].dtype
     head = sum(t.numel() for t in base.head_state.values())
-    goals = [Goal(request, ground.modality, head, weight.dtype) for request in requests]
-    needed = sum(result_parameters(base.model, goal) * weight.itemsize + MARGIN_BYTES for goal in goals)
+    goals = [Goal(request, ground.modality, head, dtype) for request in requests]
+    needed = sum(result_parameters(base.model, goal) * dtype.itemsize + MARGIN_BYTES for goal in goals)
+    if streamed:  # beside the result at most one slice, whole or with fewer experts
+        needed += slice_parameters(base.model, ground.modality) * dtype.itemsize
     check_room(where.published, needed)
     return base, ground, goals[0]
 
@@ -176,13 +201,11 @@ def _teacher(base: Checkpoint, models: tuple[ItemRef, ItemRef], found: Cut, goal
     return taught_by(segment.segmenter_of(whole) if whole.head_config else whole.model, sliced)
 
 
-def _save(folder: Path, student: nn.Module, parent: ItemRef, request: PruneRequest, found: Cut) -> None:
-    provenance = {
-        "step": "prune",
-        "parent": parent.id,
-        "request": request.model_dump(mode="json", exclude={"profile"}),
-        "stages": [[name, parameters(model)] for name, model in found.stages],
-    }
+def _provenance(parent: ItemRef, request: PruneRequest) -> dict[str, Any]:
+    return {"step": "prune", "parent": parent.id, "request": request.model_dump(mode="json", exclude={"profile"})}
+
+
+def _save(folder: Path, student: nn.Module, provenance: Mapping[str, Any]) -> None:
     if isinstance(student, Segmenter):
         segment.save(folder, student, provenance)
     else:

@@ -25,9 +25,9 @@ def stage_rows(told: Mapping[str, Any], speed: Mapping[str, float]) -> list[dict
             "experts a block": _span(s["slots"]),
             "parameters": f"{s['parameters']:,}",
             "GFLOP an image": f"{s['flops'] / 1e9:.4g}",
-            "images a second": f"{speed[s['name']]:.4g}",
+            "images a second": f"{speed[s['name']]:.4g}" if s["name"] in speed else "",
             "weights, MB": f"{s['weights_mb']:.4g}",
-            "memory, MB": f"{s['memory_mb']:.4g}",
+            "memory, MB": "" if s["memory_mb"] is None else f"{s['memory_mb']:.4g}",
         }
         for s in told["stages"]
     ]
@@ -61,9 +61,7 @@ def page(folder: Path, told: Mapping[str, Any], speed: Mapping[str, float]) -> s
     parts = [
         f"<h1>{title}</h1><p>From {html.escape(told['parent'])}, to {asked}.</p>",
         "<h2>What each step left</h2>" + _table(stage_rows(told, speed)),
-        "<h2>What it is worth</h2>" + _table(score_rows(told)),
-        "<p>Errors of a stage are squared, over the variance of the teacher's features: 0 agrees, 1 knows only their "
-        f"mean; ± is the deviation from batch to batch. Scored on {html.escape(told['scored_on'])}.</p>",
+        "<h2>What it is worth</h2>" + _worth(told),
     ]
     for name, caption in CAPTIONS.items():
         picture = folder / f"{name}.png"
@@ -76,6 +74,18 @@ def page(folder: Path, told: Mapping[str, Any], speed: Mapping[str, float]) -> s
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
+
+def _worth(told: Mapping[str, Any]) -> str:
+    if not told["scores"]:
+        return f"<p>{UNSCORED}</p>"
+    return (
+        _table(score_rows(told))
+        + "<p>Errors of a stage are squared, over the variance of the teacher's features: 0 agrees, 1 knows only their "
+        f"mean; ± is the deviation from batch to batch. Scored on {html.escape(told['scored_on'])}.</p>"
+    )
+
+
+UNSCORED = "Not scored, nor taught: it was cut from file to file, and its models were never in memory."
 
 STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"

@@ -7,11 +7,9 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,17 +19,17 @@ from flows import panels
 from flows.artifacts import show_picture, show_table, show_text
 from flows.cutting import Cut, parameters
 from flows.models import device
-from flows.prune_page import CAPTIONS, markdown, page, score_rows, stage_rows
-from flows.recovery import ASKED, Ground, Score
+from flows.prune_page import CAPTIONS, UNSCORED, markdown, page, score_rows, stage_rows
+from flows.recovery import ASKED, Ground, Score, on_device
 from flows.refs import AdaptRequest, ItemRef, PruneRequest
 from ringmoe import presets
 from ringmoe.backbone import RingMoE
-from ringmoe.data import ChipSampler
 from ringmoe.live import most_bytes
 from ringmoe.modality import Batch
+from ringmoe.ondisk import OnDisk
 from ringmoe.prune import survivors_of_blocks
 from ringmoe.train import History
-from ringmoe.usage import ExpertUsage, Usage, profile, similarity
+from ringmoe.usage import ExpertUsage, Usage, similarity
 
 SHOWN = 4
 """Batches of all modalities whose routes are shown."""
@@ -39,20 +37,19 @@ TIMINGS = 3
 """Of which the median counts, after one that does not."""
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """What a pruning was."""
 
     cut: Cut
     """The models on the way, before they learned."""
-    measured: Mapping[str, Score]
-    """Scores by how far the work was: teacher, pruned, distilled, tuned."""
-    histories: Mapping[str, History]
-    """Of both phases of the recovery."""
+    whole: Usage
+    """What the parent's experts do on chips of every modality that it can take."""
     ground: Ground
     """Where it learned."""
-    everything: ChipSampler
-    """Chips of all modalities that the parent can take."""
+    measured: Mapping[str, Score] = {}
+    """Scores by how far the work was: teacher, pruned, distilled, tuned; none of models left in files."""
+    histories: Mapping[str, History] = {}
+    """Of both phases of the recovery."""
 
 
 def write(folder: Path, seen: Seen, parent: str, request: PruneRequest, task: AdaptRequest) -> dict[str, Any]:
@@ -62,9 +59,8 @@ def write(folder: Path, seen: Seen, parent: str, request: PruneRequest, task: Ad
     """
     batch, _ = seen.ground.batch(0)
     stages = [costs(name, model, batch) for name, model in seen.cut.stages]
-    speed = {name: images_per_second(model, batch) for name, model in seen.cut.stages}
-    whole = profile(seen.cut.stages[0][1], islice(_on_device(seen.everything), SHOWN))
-    routed = _routed(whole, seen)
+    speed = {name: images_per_second(model, batch) for name, model in seen.cut.stages if not isinstance(model, OnDisk)}
+    routed = _routed(seen.whole, seen)
     curves = {
         phase: {name: list(values) for name, values in history.terms.items()}
         for phase, history in seen.histories.items()
@@ -75,11 +71,13 @@ def write(folder: Path, seen: Seen, parent: str, request: PruneRequest, task: Ad
         "request": request.model_dump(mode="json"),
         "stages": stages,
         "experts": routed,
-        "similarity": _alike(whole),
+        "similarity": _alike(seen.whole),
         "recovery": curves,
         "scores": {stage: dict(score.values) for stage, score in seen.measured.items()},
         "deviations": {stage: dict(score.deviations) for stage, score in seen.measured.items()},
-        "scored_on": f"{ASKED} batches of {seen.ground.scored_on}; a teacher with a head has learned from all labels",
+        "scored_on": f"{ASKED} batches of {seen.ground.scored_on}; a teacher with a head has learned from all labels"
+        if seen.measured
+        else None,
     }
     write_whole(folder / "report.json", told)
     write_whole(folder / "speed.json", {"images_per_second": speed, "device": str(device())})
@@ -89,19 +87,19 @@ def write(folder: Path, seen: Seen, parent: str, request: PruneRequest, task: Ad
 
 
 def costs(name: str, model: RingMoE, batch: Batch) -> dict[str, Any]:
-    """What a model takes: parameters and FLOPs are counted, memory measured on a batch."""
+    """What a model takes: parameters and FLOPs are counted, memory measured on a batch; None of one left in files."""
     ((modality, chips),) = batch.items()
     pixels = int(chips.pixels_BCHW.shape[-1])
     cost = presets.describe(model.config, model.contract.only([modality]), pixels)
-    run = _pass(model, batch)
-    weights = sum(p.nbytes for p in model.parameters())
+    in_files = isinstance(model, OnDisk)
+    weights = sum(t.nbytes for t in (model.stored.like.values() if isinstance(model, OnDisk) else model.parameters()))
     return {
         "name": name,
         "slots": slots_of(model),
         "parameters": parameters(model),
         "flops": cost.flops,
         "weights_mb": round(weights / 1e6, 3),
-        "memory_mb": round((weights + most_bytes(run)) / 1e6, 3),
+        "memory_mb": None if in_files else round((weights + most_bytes(_pass(model, batch))) / 1e6, 3),
         "pixels": pixels,
     }
 
@@ -118,7 +116,7 @@ def images_per_second(model: RingMoE, batch: Batch) -> float:
 
 def _pass(model: RingMoE, batch: Batch) -> Callable[[], None]:
     """One pass of a batch through a model, to its end, where there is a GPU on it."""
-    there, model = {m: chips.to(device()) for m, chips in batch.items()}, model.to(device()).eval()
+    there, model = on_device(batch), model.to(device()).eval()
 
     @torch.inference_mode()
     def run() -> None:
@@ -132,11 +130,6 @@ def _pass(model: RingMoE, batch: Batch) -> Callable[[], None]:
 def slots_of(model: RingMoE) -> list[int]:
     """Expert networks of each block, of all modalities."""
     return [model.config.shared + left.slots for left in survivors_of_blocks(model)]
-
-
-def _on_device(sampler: ChipSampler) -> Iterator[Batch]:
-    for batch in sampler.stream():
-        yield {m: chips.to(device()) for m, chips in batch.items()}
 
 
 def _routed(whole: Usage, seen: Seen) -> dict[str, Any]:
@@ -200,7 +193,7 @@ def _draw(folder: Path, told: Mapping[str, Any]) -> None:
         stage: {k: v for k, v in values.items() if not k.startswith("stage")}
         for stage, values in told["scores"].items()
     }
-    if all(shares.values()):
+    if shares and all(shares.values()):
         panels.scores(folder / "scores.png", shares)
 
 
@@ -210,7 +203,8 @@ def show(made: ItemRef) -> None:
     told = json.loads((folder / "report.json").read_text())
     speed = json.loads((folder / "speed.json").read_text())["images_per_second"]
     text = f"# Pruned for {told['sensor']}\n\nFrom {told['parent']}.\n\n{markdown(stage_rows(told, speed))}\n\n"
-    show_text(f"report-{run}", text + markdown(score_rows(told)) + "\n", "What pruning left, and what it is worth")
+    worth = markdown(score_rows(told)) if told["scores"] else UNSCORED
+    show_text(f"report-{run}", f"{text}{worth}\n", "What pruning left, and what it is worth")
     show_table(f"stages-{run}", told["stages"], "What each step of pruning left")
     for name, caption in CAPTIONS.items():
         if (folder / f"{name}.png").exists():

@@ -78,9 +78,12 @@ class Ground:
 
     def batches(self) -> Iterator[Batch]:
         """Chips without labels, on the device that models are on, from the first step on, without end."""
-        for step in count():
-            batch, _ = self.batch(step)
-            yield {modality: chips.to(device()) for modality, chips in batch.items()}
+        return (on_device(self.batch(step)[0]) for step in count())
+
+
+def on_device(batch: Batch) -> Batch:
+    """Chips where models are."""
+    return {modality: chips.to(device()) for modality, chips in batch.items()}
 
 
 def ground_of(base: Checkpoint, cubes: Sequence[ItemRef], labels: Sequence[Raster], request: AdaptRequest) -> Ground:

@@ -286,6 +286,9 @@ class PruneRequest(BaseModel):
     """Whether its second matrix is then solved so that it answers as the experts did."""
     profile: Path | None = None
     """A profile of the slice, as an earlier run published it; None makes one."""
+    streamed: bool = False
+    """Cut block by block, from file to file, in the memory of the largest block instead of the model's; what comes of
+    it is then neither refitted nor taught nor scored, which needs whole models."""
     steps: int = Field(default=60, ge=1)
     """Recovery steps, distilling and again fine-tuning."""
     distil_rate: float = Field(default=1e-4, gt=0)

@@ -86,8 +86,8 @@ def save(folder: Path, segmenter: Segmenter, provenance: Mapping[str, Any]) -> N
     )
 
 
-def segmenter_of(found: Checkpoint) -> Segmenter:
-    """Backbone and head of an adapted checkpoint."""
+def segmenter_of(found: Checkpoint, encoder: RingMoE | None = None) -> Segmenter:
+    """Backbone and head of an adapted checkpoint; or its head on another encoder."""
     if not found.head_config:
         raise ConfigError(
             "the model has no head: it was pre-trained, not adapted",
@@ -99,7 +99,7 @@ def segmenter_of(found: Checkpoint) -> Segmenter:
     config["modality"] = Modality(config["modality"])
     config["classes"] = tuple(config["classes"])
     config["class_weights"] = tuple(config["class_weights"])
-    segmenter = Segmenter(found.model, SegmentationConfig(**config))
+    segmenter = Segmenter(encoder or found.model, SegmentationConfig(**config))
     segmenter.head.load_state_dict(found.head_state)
     return segmenter
 

@@ -35,6 +35,7 @@ from ringmoe.live import most_bytes
 from ringmoe.measure import measure_contract
 from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.prune import slice_modalities, survivors_of_blocks
+from ringmoe.usage import profile
 from ringmoe.usage_file import read_usage
 
 TINY = RingMoEConfig(16, (1, 1, 1, 1), (1, 1, 2, 2), 4, (4, 4, 4, 2), embedding="spectral")
@@ -51,6 +52,12 @@ class Home(NamedTuple):
 
     def asked(self, **more: Any) -> AdaptRequest:
         return AdaptRequest(**{"area": training_cubes.AREA, "period": DAYS, "steps": 2, "chips": 4} | more)
+
+    def ground(self, parent: ItemRef) -> Ground:
+        """What `pruned` works on."""
+        labels = label_rasters(self.where, training_cubes.AREA, DAYS) if parent is self.adapted else ()
+        cubes = [c for c in self.cubes if c.id.startswith("sentinel-2")]
+        return ground_of(open_checkpoint(parent), cubes, labels, self.asked())
 
     def pruned(self, parent: ItemRef, sensor: str = "sentinel-2", **request: Any) -> ItemRef:
         """A unit of pruning, without Prefect."""
@@ -197,6 +204,34 @@ def test_a_slice_needs_no_recovery(home: Home) -> None:
     told = report_of(home.pruned(home.pretrained, to="9"))
     assert told["recovery"] == {}
     assert told["scores"]["pruned"] == {"stage3": 0.0, "stage4": 0.0}
+
+
+def test_from_file_to_file_comes_what_comes_in_memory(home: Home, validate_offline: Callable[[Any], None]) -> None:
+    """6 slots without a head and one dense network with one: tensor for tensor, and whole items again; no model comes
+    into memory, nothing is left beside the checkpoint, and the report says that nothing was scored."""
+    for parent, to in ((home.pretrained, "6"), (home.adapted, None)):
+        base = open_checkpoint(parent)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("flows.prune.open_checkpoint", lambda ref: pytest.fail(f"{ref.id} in memory"))
+            made = home.pruned(parent, to=to, streamed=True)
+        validate_offline(json.loads(Path(made.href).read_text()))
+        found, told = open_checkpoint(made), report_of(made)
+        ground = home.ground(parent)
+        head = sum(t.numel() for t in base.head_state.values())
+        goal = Goal(PruneRequest(to=to, refit=False), Modality.MS, head, torch.float32)
+        same = cut(base.model, goal, ground.batches()).stages
+        assert found.config == same[-1][1].config
+        theirs = same[-1][1].state_dict()
+        for name, tensor in found.model.state_dict().items():
+            torch.testing.assert_close(tensor, theirs[name], rtol=1e-5, atol=1e-6, msg=f"{to}: {name}")
+        assert [(s["name"], s["parameters"]) for s in told["stages"]] == [(n, parameters(m)) for n, m in same]
+        assert all(torch.equal(t, found.head_state[name]) for name, t in base.head_state.items())
+        assert found.meta["parent"] == parent.id
+        assert told["scores"] == told["recovery"] == {}
+        assert told["experts"]["kept"]
+        folder = Path(made.asset).parent
+        assert "from file to file" in (folder / "report.html").read_text()
+        assert not [p for p in folder.iterdir() if p.is_dir() and p.name != "checkpoint"]
 
 
 def test_a_budget_is_kept_whatever_it_is_said_in(home: Home) -> None:
@@ -346,7 +381,10 @@ def test_a_profile_of_another_checkpoint_is_refused_and_its_own_taken(
     kept = Path(first.asset).parent / "profile.safetensors"
     with pytest.raises(PruneError, match="profile is of another"):
         home.pruned(home.adapted, profile=kept)
-    monkeypatch.setattr("flows.cutting.profile", lambda *_: pytest.fail("profiled anew"))
+    monkeypatch.setattr(
+        "flows.cutting.profile",
+        lambda model, batches: profile(model, batches) if len(model.modalities) > 1 else pytest.fail("profiled anew"),
+    )
     again = home.pruned(home.pretrained, to="6", profile=kept)
     assert again.id != first.id
     assert again.checksum.split("+")[-1] == first.checksum.split("+")[-1]

@@ -118,14 +118,21 @@ def test_what_is_typed_reaches_the_pruning(monkeypatch: pytest.MonkeyPatch, tmp_
     known.touch()
     words = ["prune", "--home", str(tmp_path), "--bbox", "11,46,12,47", "--from", "2025-06-01", "--to", "2025-06-30"]
     more = "--to 9,6,3,1 --for sentinel-1 --criterion usage --dropped survivor --method kc --no-refit"
-    more += " --steps 7 --profile"
+    more += " --steps 7 --streamed --profile"
     for extra in ([], [*more.split(), str(known)]):
         done = CliRunner().invoke(cli.app, [*words, *extra])
         assert done.exit_code == 0, done.output
     (plain, first), (full, second) = seen
     assert plain == PruneRequest(steps=100)
     assert full == PruneRequest(
-        to="9,6,3,1", criterion="usage", dropped="survivor", method="kc", refit=False, profile=known, steps=7
+        to="9,6,3,1",
+        criterion="usage",
+        dropped="survivor",
+        method="kc",
+        refit=False,
+        profile=known,
+        streamed=True,
+        steps=7,
     )
     assert [task.sensor for task in (first, second)] == ["sentinel-2", "sentinel-1"]
     assert first.period == second.period

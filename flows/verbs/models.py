@@ -154,6 +154,12 @@ def prune(
     profile: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A profile that an earlier run published.")
     ] = None,
+    streamed: Annotated[
+        bool,
+        typer.Option(
+            "--streamed", help="Cut from file to file, a block in memory at a time; no refitting, no recovery."
+        ),
+    ] = False,
     steps: Annotated[int, typer.Option(min=1, help="Recovery steps.")] = 100,
     json: Json = None,
     debug: Debug = False,
@@ -166,7 +172,14 @@ def prune(
     end, size = asking.day_and_size(to or [])
     task = asking.adapt_request(settings, bbox, area, start, end, sensor, 1)
     request = asking.prune_request(
-        to=size, method=method, criterion=criterion, dropped=dropped, refit=refit, profile=profile, steps=steps
+        to=size,
+        method=method,
+        criterion=criterion,
+        dropped=dropped,
+        refit=refit,
+        profile=profile,
+        streamed=streamed,
+        steps=steps,
     )
     with working(settings):
         parent = shelf.model(asking.where(settings), "adapt", model)
