@@ -122,17 +122,24 @@ def random_features(contract: InputContract, chips: Sequence[Chips], *, filters:
     Filters are drawn from a normal distribution over SIDE by SIDE windows of the normalised bands; both signs of each
     are rectified and averaged over the chip (MOSAIKS, Rolf et al., Nature Communications 2021, with random weights).
     """
-    rows = [response_BFHW.mean((2, 3)) for response_BFHW in _responses(contract, chips, filters, seed)]
-    return torch.cat(rows)
+    answers = _answers(contract, chips, filters, seed)
+    return torch.cat(
+        [_of_both_signs(answer_BFHW.mean((2, 3)), answer_BFHW.relu_().mean((2, 3))) for answer_BFHW in answers]
+    )
 
 
 def random_pixel_features(
     contract: InputContract, chips: Chips, rows_N: Tensor, cols_N: Tensor, *, seed: int = 0
 ) -> Tensor:
     """The same at single pixels, averaged over 7 by 7 around each: (B x N, 2 F) float32 of 64 filters."""
-    (response_BFHW,) = _responses(contract, [chips], 64, seed)
-    around_BFHW = F.avg_pool2d(response_BFHW, 7, 1, 3, count_include_pad=False)
-    return around_BFHW[:, :, rows_N, cols_N].movedim(1, 2).flatten(0, 1)
+    (answer_BFHW,) = _answers(contract, [chips], 64, seed)
+    around = (F.avg_pool2d(a, 7, 1, 3, count_include_pad=False) for a in (answer_BFHW, answer_BFHW.relu()))
+    return _of_both_signs(*around)[:, :, rows_N, cols_N].movedim(1, 2).flatten(0, 1)
+
+
+def _of_both_signs(mean_BF: Tensor, above_BF: Tensor) -> Tensor:
+    """Means of max(x, 0) and of max(-x, 0), from the means of x and of the former: max(-x, 0) = max(x, 0) - x."""
+    return torch.cat([above_BF, above_BF - mean_BF], 1)
 
 
 def pixel_statistics(contract: InputContract, chips: Chips, rows_N: Tensor, cols_N: Tensor) -> Tensor:
@@ -146,11 +153,10 @@ def pixel_statistics(contract: InputContract, chips: Chips, rows_N: Tensor, cols
     return both_BDHW[:, :, rows_N, cols_N].movedim(1, 2).flatten(0, 1)
 
 
-def _responses(contract: InputContract, chips: Sequence[Chips], filters: int, seed: int) -> Iterable[Tensor]:
+def _answers(contract: InputContract, chips: Sequence[Chips], filters: int, seed: int) -> Iterable[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     bands = chips[0].pixels_BCHW.shape[1]
     weight_FCKK = torch.randn(filters, bands, SIDE, SIDE, generator=generator) / (bands * SIDE**2) ** 0.5
     for one in chips:
         x_BCHW = normalised_bands(one, contract)[0].float()
-        answer_BFHW = F.conv2d(x_BCHW, weight_FCKK, padding=SIDE // 2)
-        yield torch.cat([answer_BFHW.relu(), (-answer_BFHW).relu()], 1)
+        yield F.conv2d(x_BCHW, weight_FCKK, padding=SIDE // 2)

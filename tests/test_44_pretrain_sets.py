@@ -1,4 +1,4 @@
-"""What pre-training is measured on: blocks kept apart, physical ranges, draws that repeat, terms that learn."""
+"""What pre-training is measured on: blocks kept apart, physical ranges, chips of images, terms that learn."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ sys.path.append(str(Path(__file__).resolve().parent / "benchmarks"))
 import pretrain_sensors as sensors
 import pretrain_sets as sets
 from bench_ablations import difference, variants
-from pretrain_draws import Draws, contract_of, labelled_images, labelled_pixels
-from pretrain_run import Recipe, ask, ask_one, learn, summary
+from pretrain_draws import contract_of, labelled_images, labelled_pixels
+from pretrain_run import Recipe, ask, ask_one, learn, sampler_of, summary
 
 from ringmoe.evaluate import Probed
 from ringmoe.modality import Modality
@@ -123,37 +123,35 @@ def fake(modality: Modality, sensor: sensors.Sensor, sides: tuple[int, ...]) -> 
     return sets.Scenes(sensor, images)
 
 
-def test_draws_are_a_function_of_seed_and_step_and_keep_the_mix() -> None:
-    """The same batch twice; over 40 steps five eighths are optical; a chip of complex pixels is a crop, values kept."""
-    scenes = [
-        fake(Modality.OPT, sensors.RSSCN7, (128, 128)),
-        fake(Modality.SAR_L1, sensors.SANDBOX_L1, (96,)),
-        fake(Modality.SAR_L2, sensors.FLOODS_S1, (96,)),
-        fake(Modality.MS, sensors.DSEN2, (96,)),
-    ]
-    draws = Draws(scenes, batch=12, seed=3)
-    first, again = draws.at(5), Draws(scenes, batch=12, seed=3).at(5)
-    assert all(torch.equal(first[m].pixels_BCHW, again[m].pixels_BCHW) for m in first)
-    counts = [{m: len(c) for m, c in draws.at(step).items()} for step in range(40)]
-    assert {sum(each.values()) for each in counts} == {12}
-    assert sum(each.get(Modality.OPT, 0) for each in counts) == pytest.approx(0.625 * 480, abs=1)
-    radar = first[Modality.SAR_L1].pixels_BCHW
-    assert radar.shape[1:] == (8, 64, 64)
-    assert np.isin(radar.numpy(), scenes[1].images[0]).all()
-
-
-def test_twins_are_of_one_place() -> None:
-    """They come one after the other and are of one image; radar's, whose scale stays, have ground in common."""
-    ramp = np.arange(200 * 200, dtype=np.float32).reshape(1, 200, 200)
-    optical = sets.Scenes(sensors.RSSCN7, tuple(np.full((3, 128, 128), i, np.float32) for i in range(9)))
-    radar = sets.Scenes(sensors.OMBRIA_S1, (ramp,))
-    batch = Draws([optical, radar], batch=24, seed=1, twins=True).at(2)
-    first, second = batch[Modality.OPT].pixels_BCHW.mean((1, 2, 3)).view(-1, 2).unbind(1)
-    assert len(first.unique()) > 2
+def test_images_in_memory_are_sources_of_chips() -> None:
+    """Over 40 batches five eighths are optical; complex pixels are cut, values kept; optical ones are of any size from
+    their own to four times that, and two of one place come one after the other."""
+    optical = sets.Scenes(sensors.RSSCN7, tuple(np.full((3, 256, 256), i, np.float32) for i in range(9)))
+    radar = fake(Modality.SAR_L1, sensors.SANDBOX_L1, (96,))
+    others = [fake(Modality.SAR_L2, sensors.FLOODS_S1, (96,)), fake(Modality.MS, sensors.DSEN2, (96,))]
+    scenes = [optical, radar, *others]
+    sampler = sampler_of(Recipe(batch=16), scenes, contract_of(scenes), 3)
+    batches = [sampler.batch(step) for step in range(40)]
+    assert sum(len(b[Modality.OPT]) for b in batches) == pytest.approx(0.625 * 640, abs=4)
+    drawn = torch.cat([b[Modality.SAR_L1].pixels_BCHW for b in batches if Modality.SAR_L1 in b])
+    assert drawn.shape[1:] == (8, 64, 64)
+    assert np.isin(drawn.numpy(), radar.images[0]).all()
+    first, second = torch.cat([b[Modality.OPT].pixels_BCHW.mean((1, 2, 3)) for b in batches]).view(-1, 2).unbind(1)
+    assert len(first.unique()) == 9
     torch.testing.assert_close(first, second)
-    for one, other in batch[Modality.SAR_L2].pixels_BCHW.flatten(1).unflatten(0, (-1, 2)):
-        assert len(np.intersect1d(one.numpy(), other.numpy())) >= 32 * 32
-        assert not torch.equal(one, other)
+    sizes = torch.cat([b[Modality.OPT].gsd_B for b in batches])
+    assert sizes.min() < 1.2 < 3.5 < sizes.max() <= 4.0
+
+
+def test_what_was_not_measured_is_no_pixel_of_a_source() -> None:
+    """NaN in every channel: not valid; in one alone: valid, and missing there; the image itself is not touched."""
+    image = np.ones((10, 4, 4), np.float32)
+    image[:, 0, 0] = image[3, 1, 1] = np.nan
+    pixels, valid = sets.Scenes(sensors.DSEN2, (image,)).read(0, slice(0, 2), slice(0, 2))
+    np.testing.assert_array_equal(valid, [[False, True], [True, True]])
+    assert np.isnan(pixels[3, 1, 1])
+    pixels[:] = 7
+    assert image[0, 1, 1] == 1
 
 
 def test_the_contract_measures_each_sensor_by_itself() -> None:

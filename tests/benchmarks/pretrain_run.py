@@ -7,14 +7,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
-from pretrain_draws import Draws, is_of_images, labelled_images, labelled_pixels
+from pretrain_draws import MIX, is_of_images, labelled_images, labelled_pixels
 from pretrain_sets import Scenes, Task
 
 from ringmoe import presets
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import DataContract
+from ringmoe.data import ChipSampler, Crop
 from ringmoe.evaluate import Probed, frozen_pixel_table, frozen_table, probed
 from ringmoe.frozen import features, pixel_features
 from ringmoe.modality import Modality
@@ -43,6 +45,8 @@ class Recipe:
     """Side of a chip in pre-training."""
     asked_px: int = 256
     """Side that whole images are averaged down to before they are asked about."""
+    scale: tuple[float, float] = (1.0, 4.0)
+    """Factors of the pixel size of optical and multispectral chips."""
     batch: int = 128
     """Chips of a step."""
     rate: float = 5e-4
@@ -91,13 +95,19 @@ def learn(
 ) -> Learned:
     """Pre-train by masked modelling, for so many steps or for as many as fit into so many minutes."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    draws = Draws(scenes, recipe.batch, recipe.chip_px, seed, recipe.mix, recipe.objective.cut)
-    steps = steps or _steps_in(recipe, draws, contract, minutes, device)
+    sampler = sampler_of(recipe, scenes, contract, seed)
+    steps = steps or _steps_in(recipe, sampler, contract, minutes, device)
     model, untrained = (build(recipe, contract, seed).to(device) for _ in range(2))
     objective = _objective(recipe, model).to(device)
     config = _config(recipe, steps, seed)
-    history = pretrain(model, objective, draws.stream, config, on_step=_told(steps))
+    history = pretrain(model, objective, partial(sampler.stream, workers=1), config, on_step=_told(steps))
     return Learned(model, untrained, history)
+
+
+def sampler_of(recipe: Recipe, scenes: Sequence[Scenes], contract: DataContract, seed: int) -> ChipSampler:
+    """Chips as a recipe wants them."""
+    crop = Crop(chip_px=recipe.chip_px, turns=True, scale=recipe.scale, twins=recipe.objective.cut)
+    return ChipSampler(scenes, contract, batch=recipe.batch, mix=recipe.mix or MIX, crop=crop, seed=seed)
 
 
 def _objective(recipe: Recipe, model: RingMoE) -> MaskedModelling:
@@ -111,12 +121,12 @@ def _config(recipe: Recipe, steps: int, seed: int) -> TrainConfig:
     return TrainConfig(steps=steps, seed=seed, **how)  # type: ignore[arg-type]
 
 
-def _steps_in(recipe: Recipe, draws: Draws, contract: DataContract, minutes: float, device: str) -> int:
+def _steps_in(recipe: Recipe, sampler: ChipSampler, contract: DataContract, minutes: float, device: str) -> int:
     """Steps that fit, by the pace of a few on a model that is thrown away."""
     model = build(recipe, contract, 0).to(device)
     objective = _objective(recipe, model).to(device)
-    pretrain(model, objective, draws.stream, _config(recipe, 2, 0))
-    history = pretrain(model, objective, draws.stream, _config(recipe, 8, 0))
+    pretrain(model, objective, sampler.stream, _config(recipe, 2, 0))
+    history = pretrain(model, objective, sampler.stream, _config(recipe, 8, 0))
     return max(int(0.95 * minutes * 60 / (history.seconds / 8)), 8)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from ringmoe.modality import BandSpec, Modality
 
@@ -18,6 +19,14 @@ LANDSAT_8 = {"B1": (443, 16), "B2": (482, 60), "B3": (561, 57), "B4": (655, 37),
              "B7": (2201, 187)}  # fmt: skip
 LANDSAT_5 = {"B10": (485, 70), "B20": (560, 80), "B30": (660, 60), "B40": (830, 140), "B50": (1650, 200),
              "B70": (2215, 270)}  # fmt: skip
+
+QUANTITIES = {
+    Modality.OPT: "display_value",
+    Modality.MS: "reflectance",
+    Modality.SAR_L1: "amplitude",
+    Modality.SAR_L2: "backscatter",
+}
+"""Top-of-atmosphere and surface reflectance pass for one: each sensor has a normalisation of its own."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,20 @@ class Sensor:
     """Ground sampling distance; nominal where a data set names none."""
     looks: float = 1.0
     """Equivalent number of looks, detected radar alone."""
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """As of a cube of such pixels; a complex band once."""
+        return {
+            "sensor": self.name,
+            "modality": self.modality.value,
+            "quantity": QUANTITIES[self.modality],
+            "units": "1",
+            "gsd_m": self.gsd_m,
+            "bands": [{k: v for k, v in asdict(b).items() if k != "part"} for b in self.bands if b.part != "im"],
+            "looks": self.looks,
+            "tile": self.name,
+        }
 
 
 def _optical(name: str, gsd_m: float) -> Sensor:

@@ -9,7 +9,9 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -43,6 +45,7 @@ from catalog.sandbox.scattering import complex_speckle
 from catalog.sandbox.spectra import COVER_OF
 from catalog.sandbox.truth import majority
 from ringmoe.modality import Modality
+from ringmoe.pictures import Lost, Picture
 
 REALDATA = Path(os.environ.get("RINGMOE_REALDATA", Path(__file__).resolve().parents[3] / "shared" / "realdata"))
 SCENE_PX = 256
@@ -56,12 +59,31 @@ NOISE = 10 ** (-22 / 10)
 
 @dataclass(frozen=True)
 class Scenes:
-    """Images of one sensor."""
+    """Images of one sensor, in memory, as a source of chips: see `ringmoe.pictures.Source`."""
 
     sensor: Sensor
     """Whose they are."""
     images: tuple[np.ndarray, ...]
     """(C, H, W) float32, physical units; NaN where nothing was measured."""
+    lost: tuple[Lost, ...] = ()
+    """What could not be opened: nothing."""
+    mapped: bool = True
+    """Reading is copying."""
+
+    @cached_property
+    def attrs(self) -> dict[str, Any]:
+        """As of a cube of such pixels."""
+        return self.sensor.attrs
+
+    @cached_property
+    def pictures(self) -> tuple[Picture, ...]:
+        """One an image."""
+        return tuple(Picture(f"{self.sensor.name} {i}", *x.shape[1:]) for i, x in enumerate(self.images))
+
+    def read(self, picture: int, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray]:
+        """A copy of some pixels, and where any channel is known."""
+        pixels_CHW = self.images[picture][:, rows, columns].copy()
+        return pixels_CHW, np.isfinite(pixels_CHW).any(0)
 
 
 @dataclass(frozen=True)
