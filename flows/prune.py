@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+import torch
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from torch import nn
@@ -24,8 +26,9 @@ from flows.refs import AdaptRequest, ItemRef, PruneRequest, Where
 from flows.select import identities, of_sensor
 from flows.stac import labels_to_learn
 from flows.streamed import InFiles, folder_of, open_streamed
-from ringmoe import checkpoint
+from ringmoe import checkpoint, presets
 from ringmoe.checkpoint import Checkpoint
+from ringmoe.errors import PruneError
 from ringmoe.prune import slice_modalities, survivors_of_blocks
 from ringmoe.quantise import check_exact
 from ringmoe.tasks.segmentation import Segmenter
@@ -166,6 +169,8 @@ def _agreed(
 ) -> tuple[Checkpoint, Ground, Goal]:
     """All that can be refused is refused here, before there is work: of this model, and of those to be made of it."""
     streamed = requests[0].streamed
+    if not streamed:
+        check_memory(parent)
     base = open_streamed(parent) if streamed else open_checkpoint(parent)
     check_exact(base.model)
     ground = ground_of(base, of_sensor(pixels.cubes, task_request.sensor), pixels.labels, task_request)
@@ -177,6 +182,21 @@ def _agreed(
         needed += slice_parameters(base.model, ground.modality) * dtype.itemsize
     check_room(where.published, needed)
     return base, ground, goals[0]
+
+
+def check_memory(parent: ItemRef) -> None:
+    """PruneError where not even the parent alone, in float32, would fit into the memory that is free."""
+    told = checkpoint.describe(parent.asset)
+    needed = presets.describe(told.config, told.contract).parameters * torch.float32.itemsize
+    free = psutil.virtual_memory().available
+    if free < needed:
+        raise PruneError(
+            "the model does not fit into memory",
+            item=f"{parent.id}: {needed / 1e9:,.1f} GB in float32, {free / 1e9:,.1f} GB free",
+            enough=f"{needed / 1e9:,.1f} GB, and as much again as its slice takes",
+            todo="cut it from file to file first (--streamed), as to the experts of one modality, and prune what "
+            "comes of that; or use a machine with more memory",
+        )
 
 
 def check_room(folder: Path, needed: int) -> None:

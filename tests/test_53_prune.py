@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import training_cubes
@@ -398,6 +399,20 @@ def test_a_disk_too_small_is_refused_before_work(home: Home, monkeypatch: pytest
     with pytest.raises(StorageFull, match="no room for the pruned model") as caught:
         home.pruned(home.pretrained, to="5")
     assert "1 MB free" in caught.value.item
+
+
+def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_read(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less memory than its weights take in float32: the way from file to file is named, and takes no notice of it."""
+    size = 4 * parameters(open_checkpoint(home.pretrained).model)
+    left = psutil.virtual_memory()._replace(available=size - 1)
+    monkeypatch.setattr("flows.prune.psutil.virtual_memory", lambda: left)
+    monkeypatch.setattr("flows.prune.open_checkpoint", lambda ref: pytest.fail("read"))
+    with pytest.raises(PruneError, match="does not fit into memory") as caught:
+        home.pruned(home.pretrained, to="7")
+    assert "--streamed" in caught.value.todo
+    assert report_of(home.pruned(home.pretrained, to="7", streamed=True))["stages"][-1]["slots"] == [7] * 4
 
 
 def test_every_refusal_leaves_the_parent_alone(home: Home) -> None:
