@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,8 +131,15 @@ class Ledger:
                     number += 1
 
     @contextmanager
-    def attempting(self, collection: str, item_id: str, step: str) -> Iterator[Path]:
+    def attempting(
+        self, collection: str, item_id: str, step: str, impossible: tuple[type[Exception], ...] = ()
+    ) -> Iterator[Path]:
         """A fresh folder for one attempt, removed again where it fails, which leaves a record of why.
+
+        Parameters
+        ----------
+        impossible
+            Errors that say that this can never be made: they leave nothing at all, for no retry would help.
 
         Raises
         ------
@@ -145,9 +152,13 @@ class Ledger:
                 yield folder
         except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)
-            self.fail(
-                item_id, step, str(error) if isinstance(error, CatalogError) else f"{type(error).__name__}: {error}"
-            )
+            if isinstance(error, impossible):
+                with suppress(OSError):  # another attempt is in it
+                    folder.parent.rmdir()
+            else:
+                self.fail(
+                    item_id, step, str(error) if isinstance(error, CatalogError) else f"{type(error).__name__}: {error}"
+                )
             raise
 
     def commit(self, collection: str, item_id: str, item: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,7 +219,11 @@ class Ledger:
 
 
 def _last_written(folder: Path) -> float:
-    return max(p.stat().st_mtime for p in (folder, *folder.rglob("*")))
+    times = [folder.stat().st_mtime]
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a run at work there may remove it meanwhile
+            times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def write_whole(path: Path, value: Mapping[str, Any], *, keep: bool = False) -> None:

@@ -25,7 +25,8 @@ from flows.settings import Settings
 from flows.stac import label_rasters
 from ringmoe.errors import PruneError
 
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}.*")
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}.*|(19|20)\d{2}(0[1-9]|1[0-2])([0-2]\d|3[01])")
+"""A day as ISO 8601 writes it, with dashes or without: eight digits are no number of parameters."""
 
 Failed = list[tuple[str, str]]
 """Folders that could not be registered, each with its reason."""
@@ -271,7 +272,7 @@ def prune_request(
             )
     if to is not None:
         sizes.parse(to)
-    if profile is not None and not profile.exists():
+    if profile is not None and not profile.is_file():
         raise PruneError(
             "there is no such profile",
             item=str(profile),

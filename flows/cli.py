@@ -61,7 +61,13 @@ def _explain(error: Exception, debug: bool) -> int:
         return int(getattr(error, "exit_code", 2))
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        terminal.refuse(CatalogError(str(first["msg"]), item=".".join(str(p) for p in first["loc"]), todo="see --help"))
+        option = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        said = str(first["msg"]).removeprefix("Value error, ")
+        what, _, enough = (
+            said.partition(": ") if first["type"] == "value_error" else (f"{option}: not a value", "", said)
+        )
+        item = option if first["loc"] else "the options together"
+        terminal.refuse(CatalogError(what, item=item, enough=enough, todo="see --help"))
         return 2
     if isinstance(error, Refusal):
         terminal.refuse(error)

@@ -132,6 +132,28 @@ def result_parameters(parent: RingMoE, goal: Goal) -> int:
     return int(min(room, slice_parameters(parent, goal.modality) + goal.head))
 
 
+def may_be_dense(goal: Goal) -> bool:
+    """Whether one network a block may be what comes of it."""
+    asked = None if goal.request.to is None else sizes.parse(goal.request.to)
+    return not isinstance(asked, sizes.Slots) or asked.counts[-1] == 1
+
+
+def check_means(parent: RingMoE, goal: Goal) -> None:
+    """PruneError where experts will go that are to leave their means, and no shared expert could take these."""
+    if goal.request.dropped != "mean" or parent.config.shared:
+        return
+    some_go = result_parameters(parent, goal) < slice_parameters(parent, goal.modality) + goal.head
+    if may_be_dense(goal):
+        some_go &= any(len(old.collaborative) > goal.request.collaborative for old in survivors_of_blocks(parent))
+    if some_go:
+        raise PruneError(
+            "there is no shared expert whose bias could take the means of experts that go",
+            item=f"a model of {', '.join(m.value for m in parent.modalities)} without shared experts",
+            enough="one shared expert a block, or tokens that take their best survivor",
+            todo="let them (--dropped survivor)",
+        )
+
+
 def slice_parameters(parent: RingMoE, modality: Modality) -> int:
     """Parameters of the encoder of one modality, with all of its experts."""
     config = replace(parent.config, survivors=_first(parent, sizes.MOST_SLOTS, modality))
@@ -194,9 +216,8 @@ def _kept(parent: RingMoE, sliced: RingMoE, usage: Usage, goal: Goal) -> tuple[s
 
 def _pruned(sliced: RingMoE, usage: Usage, request: PruneRequest) -> tuple[str, Sequence[Survivors]]:
     """The collaborative experts of the slice that are left before it becomes dense, and a name for that."""
-    count = min(request.collaborative, *(len(old.collaborative) for old in survivors_of_blocks(sliced)))
-    left = [_fewer(usage, i, None, count, request) for i in range(len(sliced.blocks()))]
-    return f"{count} collaborative", left
+    left = [_fewer(usage, i, None, request.collaborative, request) for i in range(len(sliced.blocks()))]
+    return f"{max(len(kept.collaborative) for kept in left)} collaborative", left
 
 
 def _choice(request: PruneRequest) -> Choice:

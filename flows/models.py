@@ -21,11 +21,14 @@ from flows.refs import AdaptRequest, ItemRef, PretrainRequest, PruneRequest, Whe
 from ringmoe.backbone import RingMoE
 from ringmoe.checkpoint import Checkpoint, load
 from ringmoe.contract import DataContract
-from ringmoe.errors import CheckpointError
+from ringmoe.errors import CheckpointError, ConfigError, PruneError
 from ringmoe.train import Step, TrainConfig
 
 SHIPPED = "ringmoe:shipped"
 """Property of a checkpoint that came with the package: its name there. It shows no place of this catalogue."""
+
+TAUGHT = "ringmoe:taught"
+"""Property of a pruned checkpoint: whether it gives what it was taught to; not where it was cut and then left alone."""
 
 FEATURES = ["similarity-search"]
 """`mlm:tasks` of an encoder without a head; mlm 1.4 has no word nearer to features."""
@@ -63,7 +66,7 @@ def once(draft: Draft, ledger: Ledger) -> ItemRef:
     if found is not None:
         progress.tell(draft.step, 1, 1, "done before")
         return reference_of(found, ledger, fresh=False)
-    with ledger.attempting("models", draft.item_id, draft.step) as folder:
+    with ledger.attempting("models", draft.item_id, draft.step, (PruneError, ConfigError)) as folder:
         torch.set_num_threads(draft.threads)  # sums depend on it, outside training too
         properties = draft.make(folder / "checkpoint")
         span, footprint = _extent(draft.sources)
@@ -107,7 +110,8 @@ def check_published(ref: ItemRef) -> None:
             "the checkpoint is not what its item says",
             item=str(ref.asset),
             enough="the weights and the configuration as they were published",
-            todo="remove the item's folder and run the same command again; it will be made again",
+            todo=f"remove {Path(ref.href).parent} and make it again as it was made: `ringmoe {ref.id.split('_')[0]}`, "
+            "then the same command again",
         )
 
 
@@ -128,6 +132,11 @@ def open_checkpoint(ref: ItemRef) -> Checkpoint:
 def properties_of(ref: ItemRef) -> dict[str, Any]:
     """Properties of a published item."""
     return dict(_record(ref)["properties"])
+
+
+def is_taught(properties: Mapping[str, Any]) -> bool:
+    """Whether a model, by its item's properties, has learned what it gives; all have but pruned ones that say no."""
+    return bool(properties.get(TAUGHT, True))
 
 
 def has_head(ref: ItemRef) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 import torch
+from distributed.system import MEMORY_LIMIT
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from torch import nn
@@ -19,22 +21,47 @@ from catalog.errors import StorageFull
 from catalog.ledger import Ledger, file_digest
 from catalog.search import Raster
 from flows import prune_report, segment, sizes
-from flows.cutting import IN_MEMORY, Cut, Goal, Hands, cut, parameters, result_parameters, slice_parameters
-from flows.models import Draft, described, has_head, machine, once, open_checkpoint
-from flows.recovery import Ground, encoder_of, everything, exam, ground_of, on_device, recover, scored, taught_by
+from flows.cutting import (
+    IN_MEMORY,
+    Cut,
+    Goal,
+    Hands,
+    check_means,
+    cut,
+    may_be_dense,
+    parameters,
+    result_parameters,
+    slice_parameters,
+)
+from flows.models import TAUGHT, Draft, described, has_head, is_taught, machine, once, open_checkpoint, properties_of
+from flows.recovery import (
+    Ground,
+    encoder_of,
+    everything,
+    exam,
+    ground_of,
+    modality_of,
+    on_device,
+    recover,
+    scored,
+    taught_by,
+)
 from flows.refs import AdaptRequest, ItemRef, PruneRequest, Where
 from flows.select import identities, of_sensor
 from flows.stac import labels_to_learn
 from flows.streamed import InFiles, folder_of, open_streamed
 from ringmoe import checkpoint, presets
+from ringmoe.backbone import RingMoE
 from ringmoe.checkpoint import Checkpoint
 from ringmoe.errors import PruneError
 from ringmoe.prune import slice_modalities, survivors_of_blocks
-from ringmoe.quantise import check_exact
 from ringmoe.tasks.segmentation import Segmenter
 from ringmoe.usage_file import read_usage, write_usage
 
 RESULTS_VERSION = 5
+
+LEARNING = {"refit", "steps", "distil_rate", "rate"}
+"""Of a request: what decides nothing where models stay in files."""
 
 MARGIN_BYTES = 32 * 2**20
 """Room beside the weights: report, profile, item."""
@@ -78,13 +105,13 @@ def draft(
 ) -> Draft:
     """The checkpoint that a parent, a teacher, the pixels it will work on and parameters determine."""
     of_sensor(pixels.cubes, task_request.sensor)
-    whose = series.teacher or parent
+    whose = parent if request.streamed else series.teacher or parent
     inputs = {
         "parent": parent.checksum,
         "teacher": whose.checksum,
         "cubes": sorted([c.id, c.checksum] for c in pixels.cubes),
         "labels": identities(pixels.labels),
-        "request": request.model_dump(mode="json", exclude={"profile"}),
+        "request": request.model_dump(mode="json", exclude={"profile"} | (LEARNING if request.streamed else set())),
         "profile": None if request.profile is None else file_digest(request.profile),
         "task": task_request.model_dump(mode="json"),
         "machine": machine(where),
@@ -118,7 +145,7 @@ def make(
     requests
         What is asked of this model, and then of those to be made of it.
     """
-    base, ground, goal = _agreed(models[0], pixels, requests, task_request, where)
+    base, ground, goal = _agreed(models, pixels, requests, task_request, where)
     request, provenance = goal.request, _provenance(models[0], goal.request)
     known = None if request.profile is None else read_usage(request.profile)
 
@@ -139,7 +166,9 @@ def make(
         _save(folder, student, provenance | {"stages": [[name, parameters(model)] for name, model in seen.cut.stages]})
     write_usage(folder.parent / "profile.safetensors", seen.cut.usage)
     told = prune_report.write(folder.parent, seen, models[0].id, request, task_request)
+    slice_alone = len(seen.cut.stages) == 2
     return _describe(student, base, seen.cut) | {
+        TAUGHT: is_taught(properties_of(models[0])) if slice_alone else not request.streamed,
         "ringmoe:params": [parameters(model) for _, model in seen.cut.stages],
         "ringmoe:stages": [name for name, _ in seen.cut.stages],
         "ringmoe:scores": {stage: dict(score.values) for stage, score in seen.measured.items()},
@@ -157,7 +186,7 @@ def _recovered(
     questions = exam(teacher, seen.ground)
     measured = {"teacher": scored(teacher, questions), "pruned": scored(student, questions)}
     histories = {}
-    if len(seen.cut.stages) > 2 or goal.request.to is None:  # a slice gives the same bits: nothing is to be recovered
+    if seen.cut.stages[-1][1].config != seen.cut.stages[1][1].config:  # else it is the slice, which gives the same bits
         for name, history in recover(student, teacher, seen.ground, goal.request, where):
             histories[name] = history
             measured[name] = scored(student, questions)
@@ -165,34 +194,64 @@ def _recovered(
 
 
 def _agreed(
-    parent: ItemRef, pixels: Pixels, requests: Sequence[PruneRequest], task_request: AdaptRequest, where: Where
+    models: tuple[ItemRef, ItemRef],
+    pixels: Pixels,
+    requests: Sequence[PruneRequest],
+    task_request: AdaptRequest,
+    where: Where,
 ) -> tuple[Checkpoint, Ground, Goal]:
     """All that can be refused is refused here, before there is work: of this model, and of those to be made of it."""
-    streamed = requests[0].streamed
-    if not streamed:
-        check_memory(parent)
-    base = open_streamed(parent) if streamed else open_checkpoint(parent)
-    check_exact(base.model)
-    ground = ground_of(base, of_sensor(pixels.cubes, task_request.sensor), pixels.labels, task_request)
-    dtype = base.model.state_dict()["norm.weight"].dtype
+    parent, streamed = models[0], requests[0].streamed
+    base = open_streamed(parent)
+    modality = modality_of(base, task_request)
+    dtype = base.model.state_dict()["norm.weight"].dtype if streamed else torch.float32
     head = sum(t.numel() for t in base.head_state.values())
-    goals = [Goal(request, ground.modality, head, dtype) for request in requests]
+    goals = [Goal(request, modality, head, dtype) for request in requests]
     needed = sum(result_parameters(base.model, goal) * dtype.itemsize + MARGIN_BYTES for goal in goals)
-    if streamed:  # beside the result at most one slice, whole or with fewer experts
-        needed += slice_parameters(base.model, ground.modality) * dtype.itemsize
+    if streamed:  # the slice lies there while it is cut, and, before it becomes dense, what is left of it too
+        slices = 2 if any(may_be_dense(goal) for goal in goals) else 1
+        needed += slices * slice_parameters(base.model, modality) * dtype.itemsize
+    for goal in goals:
+        check_means(base.model, goal)
+    check_profile(base.model, goals[0])
     check_room(where.published, needed)
+    if not streamed:
+        check_memory(models)
+    ground = ground_of(base, of_sensor(pixels.cubes, task_request.sensor), pixels.labels, task_request)
+    if not streamed:
+        base = open_checkpoint(parent)
     return base, ground, goals[0]
 
 
-def check_memory(parent: ItemRef) -> None:
-    """PruneError where not even the parent alone, in float32, would fit into the memory that is free."""
-    told = checkpoint.describe(parent.asset)
-    needed = presets.describe(told.config, told.contract).parameters * torch.float32.itemsize
-    free = psutil.virtual_memory().available
+def check_profile(parent: RingMoE, goal: Goal) -> None:
+    """PruneError where a profile given is of a model of another shape; that of the weights shows at the slice."""
+    if goal.request.profile is None:
+        return
+    known, contract = read_usage(goal.request.profile), parent.contract.only([goal.modality])
+    shapes = [replace(config, survivors=None) for config in (known.config, parent.config)]
+    if shapes[0] != shapes[1] or known.contract_digest != contract.digest():
+        raise PruneError(
+            "The profile is of another model",
+            item=str(goal.request.profile),
+            enough=f"profile.safetensors of a model that was pruned from this parent for {goal.modality.value}",
+            todo="name such a profile, or leave --profile out",
+        )
+
+
+def check_memory(models: Sequence[ItemRef]) -> None:
+    """PruneError where not even parent and teacher by themselves, in float32, would fit into the memory that is free.
+
+    What a container may have counts, too.
+    """
+    named = dict.fromkeys(model.asset for model in models)
+    told = [checkpoint.describe(asset) for asset in named]
+    needed = sum(presets.describe(each.config, each.contract).parameters for each in told) * torch.float32.itemsize
+    free = min(psutil.virtual_memory().available, MEMORY_LIMIT)
     if free < needed:
         raise PruneError(
             "the model does not fit into memory",
-            item=f"{parent.id}: {needed / 1e9:,.1f} GB in float32, {free / 1e9:,.1f} GB free",
+            item=f"{', '.join(dict.fromkeys(m.id for m in models))}: {needed / 1e9:,.1f} GB in float32, "
+            f"{free / 1e9:,.1f} GB free",
             enough=f"{needed / 1e9:,.1f} GB, and as much again as its slice takes",
             todo="cut it from file to file first (--streamed), as to the experts of one modality, and prune what "
             "comes of that; or use a machine with more memory",
@@ -207,7 +266,8 @@ def check_room(folder: Path, needed: int) -> None:
             "the disk has no room for the pruned model",
             item=f"{folder}: {free / 1e6:,.0f} MB free",
             enough=f"{needed / 1e6:,.0f} MB",
-            todo="free space, choose another home (--home) or ask for a smaller model (--to)",
+            todo="free space (`ringmoe gc` removes what killed runs left), choose another home (--home) or ask for a "
+            "smaller model (--to)",
         )
 
 
@@ -263,7 +323,8 @@ def prune(
 ) -> ItemRef:
     """A model to a smaller one; one already made is only looked up.
 
-    Of several numbers of experts each gives a model, which is the next one's parent; all learn from the first parent.
+    Of several numbers of experts each gives a model, which is the next one's parent; all learn from the first parent,
+    if they learn.
     Where one of them cannot be, none is made that is not there yet.
     """
     asked = None if request.to is None else sizes.parse(request.to)

@@ -68,7 +68,7 @@ def write(folder: Path, seen: Seen, parent: str, request: PruneRequest, task: Ad
     told = {
         "parent": parent,
         "sensor": task.sensor,
-        "request": request.model_dump(mode="json"),
+        "request": request.model_dump(mode="json", exclude={"profile"}),
         "stages": stages,
         "experts": routed,
         "similarity": _alike(seen.whole),

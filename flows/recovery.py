@@ -98,6 +98,20 @@ def ground_of(base: Checkpoint, cubes: Sequence[ItemRef], labels: Sequence[Raste
     NothingFound
         No pixel, or no label, lies within the area.
     """
+    modality = modality_of(base, request)
+    if base.head_config:
+        sources = segment.labelled(cubes, labels, request)
+        area = [source.cube.assign({CODES: (("y", "x"), source.labels)}) for source in sources]
+    else:
+        area = within(cubes, request.area)
+    _check(base, area)
+    return _held_out(
+        area, lambda pieces, batch, crop: _ground(base, modality, pieces, batch, crop, request.seed), request
+    )
+
+
+def modality_of(base: Checkpoint, request: AdaptRequest) -> Modality:
+    """That of the sensor asked for; PruneError where the checkpoint, or its head, is of no such modality."""
     modality = Modality(SENSORS[request.sensor].modality)
     head = (base.head_config or {}).get("modality", modality.value)
     if modality not in base.contract.inputs or head != modality.value:
@@ -108,15 +122,7 @@ def ground_of(base: Checkpoint, cubes: Sequence[ItemRef], labels: Sequence[Raste
             enough=f"a sensor of {head if base.head_config else ', '.join(m.value for m in base.contract.inputs)}",
             todo="name such a sensor (--for), or another model (--model)",
         )
-    if base.head_config:
-        sources = segment.labelled(cubes, labels, request)
-        area = [source.cube.assign({CODES: (("y", "x"), source.labels)}) for source in sources]
-    else:
-        area = within(cubes, request.area)
-    _check(base, area)
-    return _held_out(
-        area, lambda pieces, batch, crop: _ground(base, modality, pieces, batch, crop, request.seed), request
-    )
+    return modality
 
 
 def _ground(

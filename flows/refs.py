@@ -235,15 +235,15 @@ class PretrainRequest(BaseModel):
     def _possible(self) -> PretrainRequest:
         if self.processes % self.experts:
             raise ValueError(
-                f"{self.processes} processes cannot spread experts over {self.experts}: choose a divisor of that"
+                f"{self.processes} processes cannot spread experts over {self.experts}: a divisor of {self.processes}"
             )
         if self.compiled and self.processes > 1:
-            raise ValueError(f"a model is compiled in one process, not in {self.processes}")
+            raise ValueError(f"no model is compiled in {self.processes} processes: one process")
         low, high = self.scale
         if not 0 < low <= high:
-            raise ValueError(f"the least factor of the pixel size ({low:g}) is above 0 and not above the greatest")
+            raise ValueError(f"factors of the pixel size from {low:g} to {high:g}: a least above 0, and none less")
         if self.mix is not None and not (min(self.mix.values(), default=0.0) >= 0 and sum(self.mix.values()) > 0):
-            raise ValueError(f"shares of modalities are at least 0, and one is above: {self.mix}")
+            raise ValueError(f"shares of modalities {self.mix}: none below 0, and one above")
         return self
 
 

@@ -16,6 +16,7 @@ from catalog.sensors import SENSORS
 from catalog.stale import Stale, stale
 from flows import shipped
 from flows.ingest import reference_of
+from flows.models import is_taught
 from flows.models import reference_of as model_reference
 from flows.refs import Area, IngestRequest, ItemRef, Where
 
@@ -74,7 +75,8 @@ def model(where: Where, step: str, item_id: str | None) -> ItemRef:
     """A checkpoint by its id, else the latest of a step; one made of superseded scenes only where there is no other.
 
     A name of `ringmoe.shipped` is an id too; where nothing was pre-trained yet, that is what there is to adapt.
-    Of pruned ones those that do a task come first, for that is what a map is made with.
+    Of pruned ones those that do a task come first, for that is what a map is made with, and of these such as were
+    taught after they were cut.
 
     Raises
     ------
@@ -99,7 +101,7 @@ def model(where: Where, step: str, item_id: str | None) -> ItemRef:
             todo=f"make one first: `ringmoe {step}`",
         )
     old = outdated(where) if len(found) > 1 else {}
-    best = max(found, key=lambda i: (_maps(i), i["id"] not in old, i["properties"]["created"], i["id"]))
+    best = max(found, key=lambda i: (_maps(i), is_taught(i["properties"]), i["id"] not in old, _made_at(i), i["id"]))
     return model_reference(best, ledger, fresh=False)
 
 
@@ -114,12 +116,17 @@ def mapper(where: Where, item_id: str | None, *, features: bool = False) -> Item
         When there is none, not even with the package.
     """
     if item_id is None:
-        made = [item["id"] for _, item in Ledger(where.published).items("models") if _maps(item)]
+        every = Ledger(where.published).items("models")
+        made = [item["id"] for _, item in every if _maps(item) and is_taught(item["properties"])]
         for step in () if features else ("prune", "adapt"):
             if any(name.startswith(f"{step}_") for name in made):
                 return model(where, step, None)
         return model(where, "pretrain", None)
     return model(where, "prune", item_id)
+
+
+def _made_at(item: Mapping[str, Any]) -> str:
+    return str(item["properties"]["created"])
 
 
 def _maps(item: Mapping[str, Any]) -> bool:

@@ -119,7 +119,8 @@ class TextureTerm(nn.Module):
             return guess_NT.sum() * 0
         wanted_BTUU, whole_BUU = texture(asked, chips)
         wanted_NT, count_N = wanted_BTUU.movedim(1, -1).flatten(0, 2), whole_BUU.flatten().to(wanted_BTUU)
-        white_NT = self.white[self.places[asked.bands]](wanted_NT, count_N, summed)
+        with torch.autocast(wanted_NT.device.type, enabled=False):  # a covariance is no matter for bfloat16
+            white_NT = self.white[self.places[asked.bands]](wanted_NT.float(), count_N.float(), summed)
         error_N = (guess_NT.float() - white_NT).square().mean(1) * count_N
         return summed(error_N.sum()) / summed(count_N.sum()).clamp(min=1)
 

@@ -136,6 +136,7 @@ def _write(
     if len(devices) == 1:
         work(0)
         return
-    with ThreadPoolExecutor(len(devices)) as pool:
+    threads = torch.get_num_threads()  # a new thread takes its own number, on which the last bits depend
+    with ThreadPoolExecutor(len(devices), initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         for done in [pool.submit(work, share) for share in range(len(devices))]:
             done.result()

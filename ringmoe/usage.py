@@ -31,6 +31,9 @@ __all__ = [
     "weights_digest",
 ]
 
+HASHED = 1 << 24
+"""Values made float32 at a time, to be hashed."""
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -150,11 +153,13 @@ def _bits(p: Tensor) -> Tensor:
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 in hex over names, dtypes, shapes and values, read one tensor at a time."""
+    """sha256 in hex over names, shapes and values, read one tensor at a time; bfloat16 counts as the float32 it is."""
     whole = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        values = tensor.flatten().view(torch.uint8).numpy().data
-        row = f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(values).hexdigest()}\n"
-        whole.update(row.encode())
+        tensor = tensors[name].detach().cpu()
+        dtype = torch.promote_types(tensor.dtype, torch.float32) if tensor.is_floating_point() else tensor.dtype
+        values = hashlib.sha256()
+        for part in tensor.flatten().split(HASHED):
+            values.update(part.to(dtype).view(torch.uint8).numpy().data)
+        whole.update(f"{name} {dtype} {tuple(tensor.shape)} {values.hexdigest()}\n".encode())
     return whole.hexdigest()

@@ -227,6 +227,10 @@ def test_an_attempt_that_fails_leaves_its_reason_and_nothing_else(tmp_path: Path
             failing(error)
         assert ledger.failures() == ({"unit": "u", "step": "ingest", "reason": reason},)
         assert not list((tmp_path / "cubes" / "u").iterdir())
+    with pytest.raises(ZeroDivisionError), ledger.attempting("cubes", "v", "ingest", (ArithmeticError,)):
+        _ = 1 / 0
+    assert not (tmp_path / "cubes" / "v").exists()
+    assert [failure["unit"] for failure in ledger.failures()] == ["u"]
     with ledger.attempting("cubes", "u", "ingest") as folder:
         (folder / "data").write_text("whole")
     assert (folder / "data").read_text() == "whole"

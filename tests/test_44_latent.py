@@ -134,3 +134,19 @@ def test_one_argument_puts_a_term_in_and_leaves_it_out(term: str) -> None:
     loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
     assert term not in {name.split("/")[0] for name in MaskedModelling(without)(model, {Modality.OPT: chips()})[1]}
+
+
+def test_what_bfloat16_computes_is_whitened_in_float32() -> None:
+    """Under autocast the term of texture is what it is without, to the precision of bfloat16."""
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        shape = replace(presets.nano(), dim=16, depths=(1, 1, 1, 1), specialized=2, collaborative=2)
+        model = RingMoE(shape, CONTRACT.only([Modality.OPT]))
+        learner = MaskedModelling(Objective(model, ObjectiveConfig(texture=1.0)))
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss, terms = learner(model, {Modality.OPT: chips()})
+        loss.backward()
+        found.append(float(terms["texture/opt"]))
+    assert found[1] == pytest.approx(found[0], rel=0.05)

@@ -12,9 +12,11 @@ from routed_models import batch_of, made
 from typer.testing import CliRunner
 
 from flows import cli, interrupt, shelf
+from flows.asking import prune_request
 from flows.cutting import Cut, Goal, cut
 from flows.refs import AdaptRequest, ItemRef, PruneRequest
 from ringmoe.backbone import RingMoE
+from ringmoe.errors import PruneError
 from ringmoe.modality import Batch, Modality
 from ringmoe.prune import Usage, integrate, profile, slice_modalities, survivors_of_blocks
 
@@ -118,21 +120,26 @@ def test_what_is_typed_reaches_the_pruning(monkeypatch: pytest.MonkeyPatch, tmp_
     known.touch()
     words = ["prune", "--home", str(tmp_path), "--bbox", "11,46,12,47", "--from", "2025-06-01", "--to", "2025-06-30"]
     more = "--to 9,6,3,1 --for sentinel-1 --criterion usage --dropped survivor --method kc --no-refit"
-    more += " --steps 7 --streamed --profile"
-    for extra in ([], [*more.split(), str(known)]):
+    more += " --steps 7 --profile"
+    for extra in ([], [*more.split(), str(known)], ["--streamed"]):
         done = CliRunner().invoke(cli.app, [*words, *extra])
         assert done.exit_code == 0, done.output
-    (plain, first), (full, second) = seen
+    (plain, first), (full, second), (streamed, _) = seen
+    assert streamed == PruneRequest(steps=100, streamed=True)
     assert plain == PruneRequest(steps=100)
     assert full == PruneRequest(
-        to="9,6,3,1",
-        criterion="usage",
-        dropped="survivor",
-        method="kc",
-        refit=False,
-        profile=known,
-        streamed=True,
-        steps=7,
+        to="9,6,3,1", criterion="usage", dropped="survivor", method="kc", refit=False, profile=known, steps=7
     )
     assert [task.sensor for task in (first, second)] == ["sentinel-2", "sentinel-1"]
     assert first.period == second.period
+
+
+def test_options_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
+    """What learning is asked for where nothing learns, and a folder where a file is wanted."""
+    words = ["prune", "--home", str(tmp_path), "--bbox", "11,46,12,47", "--streamed"]
+    for extra in (["--steps", "7"], ["--no-refit"]):
+        done = CliRunner().invoke(cli.app, [*words, *extra])
+        assert done.exit_code == 2
+        assert f"{extra[0].replace('no-', '')} would do nothing with --streamed" in " ".join(done.output.split())
+    with pytest.raises(PruneError, match="no such profile"):
+        prune_request(to=None, profile=tmp_path, steps=1)

@@ -19,6 +19,7 @@ from flows.verbs.options import (
     Model,
     To,
     app,
+    refuse_idle,
     report_items,
     settings_of,
     working,
@@ -128,6 +129,7 @@ def adapt(
 
 @app.command()
 def prune(
+    context: typer.Context,
     home: Home = None,
     bbox: Bbox = None,
     area: AreaFile = None,
@@ -165,6 +167,8 @@ def prune(
     debug: Debug = False,
 ) -> None:
     """Cut a model down for one sensor to the size asked for, let it recover, and report what that cost and gained."""
+    if streamed:
+        refuse_idle(context, ("refit", "steps"), "--streamed")
     settings = settings_of(home)
     from flows import asking, shelf
     from flows.prune import prune as flow
