@@ -125,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="4 images of 96 px: figures to look at, not to quote")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=8, help="in a batch, all modalities together: 32 take 18 GB")
+    parser.add_argument("--images", type=int, default=24, help="in a batch, all modalities together: 24 take 14 GB")
     parser.add_argument("--pixels", type=int, default=192)
     parser.add_argument("--preset", choices=("nano", "tiny", "small", "base"), default="tiny")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads; 1 on a machine that others use too")
