@@ -50,6 +50,18 @@ def _say_interrupted() -> None:
     terminal.err.print("[bold]interrupted[/]  what was finished is kept; run the same command to go on")
 
 
+def _of_request(error: ValidationError) -> Refusal:
+    """What a request says of values that it cannot take; its own errors have what would be enough behind a colon."""
+    first = error.errors()[0]
+    option = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+    said = str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        what, _, enough = said.partition(": ")
+    else:
+        what, enough = f"{option}: not a value", said
+    return CatalogError(what, item=option if first["loc"] else "the options together", enough=enough, todo="see --help")
+
+
 def _explain(error: Exception, debug: bool) -> int:
     """Print an error for a person; returns the exit code."""
     if isinstance(error, typer.Abort):
@@ -60,14 +72,7 @@ def _explain(error: Exception, debug: bool) -> int:
         show()
         return int(getattr(error, "exit_code", 2))
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        option = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
-        said = str(first["msg"]).removeprefix("Value error, ")
-        what, _, enough = (
-            said.partition(": ") if first["type"] == "value_error" else (f"{option}: not a value", "", said)
-        )
-        item = option if first["loc"] else "the options together"
-        terminal.refuse(CatalogError(what, item=item, enough=enough, todo="see --help"))
+        terminal.refuse(_of_request(error))
         return 2
     if isinstance(error, Refusal):
         terminal.refuse(error)

@@ -47,6 +47,11 @@ class Goal:
     dtype: torch.dtype
     """Of the weights."""
 
+    @property
+    def asked(self) -> sizes.Slots | sizes.Size | None:
+        """How small; None goes all the way to one dense network a block."""
+        return None if self.request.to is None else sizes.parse(self.request.to)
+
 
 class Hands(Protocol):
     """What cuts models; they are left where they are, in memory or in files."""
@@ -118,9 +123,9 @@ def result_parameters(parent: RingMoE, goal: Goal) -> int:
     """
     contract = parent.contract.only([goal.modality])
     least = presets.describe(dense_config(parent.config), contract).parameters + goal.head
-    if goal.request.to is None:
+    asked = goal.asked
+    if asked is None:
         return least
-    asked = sizes.parse(goal.request.to)
     if isinstance(asked, sizes.Slots):
         for count in asked.counts:
             _check_slots(parent, count, goal.modality)
@@ -134,24 +139,7 @@ def result_parameters(parent: RingMoE, goal: Goal) -> int:
 
 def may_be_dense(goal: Goal) -> bool:
     """Whether one network a block may be what comes of it."""
-    asked = None if goal.request.to is None else sizes.parse(goal.request.to)
-    return not isinstance(asked, sizes.Slots) or asked.counts[-1] == 1
-
-
-def check_means(parent: RingMoE, goal: Goal) -> None:
-    """PruneError where experts will go that are to leave their means, and no shared expert could take these."""
-    if goal.request.dropped != "mean" or parent.config.shared:
-        return
-    some_go = result_parameters(parent, goal) < slice_parameters(parent, goal.modality) + goal.head
-    if may_be_dense(goal):
-        some_go &= any(len(old.collaborative) > goal.request.collaborative for old in survivors_of_blocks(parent))
-    if some_go:
-        raise PruneError(
-            "there is no shared expert whose bias could take the means of experts that go",
-            item=f"a model of {', '.join(m.value for m in parent.modalities)} without shared experts",
-            enough="one shared expert a block, or tokens that take their best survivor",
-            todo="let them (--dropped survivor)",
-        )
+    return not isinstance(goal.asked, sizes.Slots) or goal.asked.counts[-1] == 1
 
 
 def slice_parameters(parent: RingMoE, modality: Modality) -> int:
@@ -204,9 +192,8 @@ def _some(source: Iterable[Batch]) -> list[Batch]:
 
 def _kept(parent: RingMoE, sliced: RingMoE, usage: Usage, goal: Goal) -> tuple[str, Sequence[Survivors]]:
     """As many experts of the slice as are asked for, and a name for what is left."""
-    request = goal.request
-    assert request.to is not None
-    asked = sizes.parse(request.to)
+    request, asked = goal.request, goal.asked
+    assert asked is not None
     if isinstance(asked, sizes.Slots):
         left = [_slots(usage, i, asked.counts[-1], request) for i in range(len(sliced.blocks()))]
         return f"{asked.counts[-1]} experts a block", left
@@ -233,9 +220,9 @@ def _room(parent: RingMoE, goal: Goal, asked: sizes.Size) -> float:
 
 def _is_dense(parent: RingMoE, sliced: RingMoE, goal: Goal) -> bool:
     """Whether nothing but one network a block is small enough."""
-    if goal.request.to is None:
+    asked = goal.asked
+    if asked is None:
         return True
-    asked = sizes.parse(goal.request.to)
     if isinstance(asked, sizes.Slots):
         return asked.counts[-1] == 1
     can = reach(sliced, Budget(1.0, "params"), _choice(goal.request))

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
-from distributed.system import MEMORY_LIMIT
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from torch import nn
 
-from catalog.errors import StorageFull
 from catalog.ledger import Ledger, file_digest
 from catalog.search import Raster
 from flows import prune_report, segment, sizes
@@ -26,7 +21,6 @@ from flows.cutting import (
     Cut,
     Goal,
     Hands,
-    check_means,
     cut,
     may_be_dense,
     parameters,
@@ -34,6 +28,7 @@ from flows.cutting import (
     slice_parameters,
 )
 from flows.models import TAUGHT, Draft, described, has_head, is_taught, machine, once, open_checkpoint, properties_of
+from flows.prune_checks import check_means, check_memory, check_profile, check_room
 from flows.recovery import (
     Ground,
     encoder_of,
@@ -50,10 +45,8 @@ from flows.refs import AdaptRequest, ItemRef, PruneRequest, Where
 from flows.select import identities, of_sensor
 from flows.stac import labels_to_learn
 from flows.streamed import InFiles, folder_of, open_streamed
-from ringmoe import checkpoint, presets
-from ringmoe.backbone import RingMoE
+from ringmoe import checkpoint
 from ringmoe.checkpoint import Checkpoint
-from ringmoe.errors import PruneError
 from ringmoe.prune import slice_modalities, survivors_of_blocks
 from ringmoe.tasks.segmentation import Segmenter
 from ringmoe.usage_file import read_usage, write_usage
@@ -221,54 +214,6 @@ def _agreed(
     if not streamed:
         base = open_checkpoint(parent)
     return base, ground, goals[0]
-
-
-def check_profile(parent: RingMoE, goal: Goal) -> None:
-    """PruneError where a profile given is of a model of another shape; that of the weights shows at the slice."""
-    if goal.request.profile is None:
-        return
-    known, contract = read_usage(goal.request.profile), parent.contract.only([goal.modality])
-    shapes = [replace(config, survivors=None) for config in (known.config, parent.config)]
-    if shapes[0] != shapes[1] or known.contract_digest != contract.digest():
-        raise PruneError(
-            "The profile is of another model",
-            item=str(goal.request.profile),
-            enough=f"profile.safetensors of a model that was pruned from this parent for {goal.modality.value}",
-            todo="name such a profile, or leave --profile out",
-        )
-
-
-def check_memory(models: Sequence[ItemRef]) -> None:
-    """PruneError where not even parent and teacher by themselves, in float32, would fit into the memory that is free.
-
-    What a container may have counts, too.
-    """
-    named = dict.fromkeys(model.asset for model in models)
-    told = [checkpoint.describe(asset) for asset in named]
-    needed = sum(presets.describe(each.config, each.contract).parameters for each in told) * torch.float32.itemsize
-    free = min(psutil.virtual_memory().available, MEMORY_LIMIT)
-    if free < needed:
-        raise PruneError(
-            "the model does not fit into memory",
-            item=f"{', '.join(dict.fromkeys(m.id for m in models))}: {needed / 1e9:,.1f} GB in float32, "
-            f"{free / 1e9:,.1f} GB free",
-            enough=f"{needed / 1e9:,.1f} GB, and as much again as its slice takes",
-            todo="cut it from file to file first (--streamed), as to the experts of one modality, and prune what "
-            "comes of that; or use a machine with more memory",
-        )
-
-
-def check_room(folder: Path, needed: int) -> None:
-    """StorageFull where a disk has not so many bytes left."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise StorageFull(
-            "the disk has no room for the pruned model",
-            item=f"{folder}: {free / 1e6:,.0f} MB free",
-            enough=f"{needed / 1e6:,.0f} MB",
-            todo="free space (`ringmoe gc` removes what killed runs left), choose another home (--home) or ask for a "
-            "smaller model (--to)",
-        )
 
 
 def _teacher(base: Checkpoint, models: tuple[ItemRef, ItemRef], found: Cut, goal: Goal) -> nn.Module:

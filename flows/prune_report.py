@@ -91,15 +91,16 @@ def costs(name: str, model: RingMoE, batch: Batch) -> dict[str, Any]:
     ((modality, chips),) = batch.items()
     pixels = int(chips.pixels_BCHW.shape[-1])
     cost = presets.describe(model.config, model.contract.only([modality]), pixels)
-    in_files = isinstance(model, OnDisk)
-    weights = sum(t.nbytes for t in (model.stored.like.values() if isinstance(model, OnDisk) else model.parameters()))
+    held = None if isinstance(model, OnDisk) else _pass(model, batch)
+    tensors = model.stored.like.values() if isinstance(model, OnDisk) else model.parameters()
+    weights = sum(t.nbytes for t in tensors)
     return {
         "name": name,
         "slots": slots_of(model),
         "parameters": parameters(model),
         "flops": cost.flops,
         "weights_mb": round(weights / 1e6, 3),
-        "memory_mb": None if in_files else round((weights + most_bytes(_pass(model, batch))) / 1e6, 3),
+        "memory_mb": None if held is None else round((weights + most_bytes(held)) / 1e6, 3),
         "pixels": pixels,
     }
 

@@ -95,7 +95,7 @@ class ChipSampler:
                 "twins need an even batch" + (", and of each rank an even part" if least > 1 else ""),
                 item=f"batches of {batch} chips, {least} ranks",
                 enough=f"a multiple of {2 * least}",
-                todo="choose another size (--chips), or cut every place once (--views 0)",
+                todo="choose another number of chips, or cut every place once: no views",
             )
         sources = sources_of(cubes)
         self._losses = losses_of(sources, self.crop.reading)

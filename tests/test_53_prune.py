@@ -192,7 +192,7 @@ def test_a_list_with_one_that_cannot_be_gives_none(home: Home, monkeypatch: pyte
     goals = [Goal(PruneRequest(to=to), Modality.MS, 0, torch.float32) for to in ("8", "7")]
     room = sum(result_parameters(base, goal) * 4 for goal in goals) + 3 * MARGIN_BYTES
     left = shutil.disk_usage(published)._replace(free=room)
-    monkeypatch.setattr("flows.prune.shutil.disk_usage", lambda path: left)
+    monkeypatch.setattr("flows.prune_checks.shutil.disk_usage", lambda path: left)
     with pytest.raises(StorageFull, match="no room for the pruned model"):
         prune(home.pretrained, home.cubes, PruneRequest(to="8,7,1", steps=1), home.asked(), home.where)
     assert sorted(p.name for p in published.glob("models/*/*.json")) == before
@@ -407,7 +407,7 @@ def test_a_profile_of_another_checkpoint_is_refused_and_its_own_taken(
 def test_a_disk_too_small_is_refused_before_work(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """The room for weights and report is asked for first."""
     left = shutil.disk_usage(home.where.published)._replace(free=2**20)
-    monkeypatch.setattr("flows.prune.shutil.disk_usage", lambda path: left)
+    monkeypatch.setattr("flows.prune_checks.shutil.disk_usage", lambda path: left)
     monkeypatch.setattr("flows.cutting.profile", lambda *_: pytest.fail("profiled"))
     with pytest.raises(StorageFull, match="no room for the pruned model") as caught:
         home.pruned(home.pretrained, to="5")
@@ -467,7 +467,7 @@ def test_a_model_that_memory_cannot_hold_is_refused_before_it_is_read(
     """Less memory than its weights take in float32: the way from file to file is named, and takes no notice of it."""
     size = 4 * parameters(open_checkpoint(home.pretrained).model)
     left = psutil.virtual_memory()._replace(available=size - 1)
-    monkeypatch.setattr("flows.prune.psutil.virtual_memory", lambda: left)
+    monkeypatch.setattr("flows.prune_checks.psutil.virtual_memory", lambda: left)
     monkeypatch.setattr("flows.prune.open_checkpoint", lambda ref: pytest.fail("read"))
     with pytest.raises(PruneError, match="does not fit into memory") as caught:
         home.pruned(home.pretrained, to="7")
