@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 import traceback
 import warnings
@@ -30,6 +32,10 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run a verb; a refusal is printed in its four parts and ends with a code that is not 0."""
+    # What a verb imports lives as long as the process: to look through it for garbage at every 700 new objects, and
+    # once more at the end, took 3 of the 8 seconds of a command that has nothing to do.
+    gc.set_threshold(50_000, 20, 50)
+    atexit.register(gc.freeze)
     debug = "--debug" in sys.argv
     if not debug:
         warnings.simplefilter("ignore")  # what libraries tell programmers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +23,18 @@ def spared() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def start_api() -> None:
-    """Have Prefect's API answer before a flow asks it: an embedded one is a process of its own."""
+@contextmanager
+def with_api() -> Iterator[None]:
+    """Prefect's API answers before a flow asks it: an embedded one is a process of its own.
+
+    Flows of an embedded one send no heartbeats: nobody watches for them, and each flow would wait up to a second at its
+    end for the thread that sends them.
+    """
     from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     with spared(), get_client(sync_client=True):
         pass
+    embedded = "PREFECT_API_URL" not in os.environ
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if embedded else {}):
+        yield

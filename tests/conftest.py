@@ -76,6 +76,15 @@ def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1", "0.0.0.0", "") or host.startswith("127.")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_heartbeats() -> Iterator[None]:
+    """Flows send none, as in a run of its own: each would wait up to a second for the thread that does."""
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        yield
+
+
 @pytest.fixture(scope="session")
 def prefect_harness() -> Iterator[None]:
     """Prefect's ephemeral API on a temporary database; once a session, entering takes seconds."""

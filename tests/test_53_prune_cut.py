@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def test_what_is_typed_reaches_the_pruning(monkeypatch: pytest.MonkeyPatch, tmp_
     """Every option of `ringmoe prune` becomes its part of the request; none of them, the request's own defaults."""
     seen: list[tuple[PruneRequest, AdaptRequest]] = []
     made = ItemRef(collection="models", id="prune_x", href="x", asset="x", checksum="x")
-    monkeypatch.setattr(interrupt, "start_api", lambda: None)
+    monkeypatch.setattr(interrupt, "with_api", nullcontext)
     monkeypatch.setattr(shelf, "cubes", lambda where, area: [])
     monkeypatch.setattr(shelf, "model", lambda where, step, item_id: made)
     monkeypatch.setattr(

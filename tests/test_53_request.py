@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -248,7 +249,7 @@ def test_factors_that_are_none_are_refused(text: str) -> None:
 def test_what_is_typed_reaches_the_flow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every option of `ringmoe pretrain` becomes its part of the request; none of them, the request's own defaults."""
     seen: list[tuple[PretrainRequest, Where]] = []
-    monkeypatch.setattr(interrupt, "start_api", lambda: None)
+    monkeypatch.setattr(interrupt, "with_api", nullcontext)
     monkeypatch.setattr(shelf, "cubes", lambda where, area: [])
     made = ItemRef(collection="models", id="pretrain_x", href="x", asset="x", checksum="x")
     monkeypatch.setattr("flows.pretrain.pretrain", lambda cubes, request, where: seen.append((request, where)) or made)

@@ -96,13 +96,13 @@ def settings_of(home: Path | None, offset_policy: str | None = None, **more: Any
 @contextmanager
 def working(settings: Settings) -> Iterator[None]:
     """Bars for a person, an API for the flows, and a full disk called so whoever met it."""
-    from flows.interrupt import start_api
+    from flows.interrupt import with_api
 
     _check_room(settings)
     with terminal.bars():
         try:
-            start_api()
-            yield
+            with with_api():
+                yield
         except Refusal:
             raise
         except Exception:  # of Prefect's, whose database has no room either
