@@ -126,31 +126,47 @@ class TextureTerm(nn.Module):
 
 
 class ViewTerm(nn.Module):
-    """Tells which two views are of one image, by the means of all maps over what each was shown.
+    """Tells which two views are of one image, by means and deviations of all maps over what each was shown.
 
-    NT-Xent (Chen et al., ICML 2020): each view must know its fellow among all others of the batch.
+    NT-Xent (Chen et al., ICML 2020): each view must know its fellow among all others of the batch, by each stage alone
+    and by all of them side by side.
     """
 
     def __init__(self, dims: Sequence[int], width: int = 128) -> None:
         super().__init__()
-        self.project = nn.Sequential(nn.Linear(sum(dims), 256), nn.GELU(), nn.Linear(256, width))
+        pooled = [2 * dim for dim in dims]
+        self.project = nn.ModuleList(
+            nn.Sequential(nn.Linear(n, 256), nn.GELU(), nn.Linear(256, width)) for n in (*pooled, sum(pooled))
+        )
 
     def forward(self, pyramid: Sequence[Tensor], masked_BUU: Tensor, summed: Summed) -> Tensor:
-        """Cross entropy, averaged over views; the second half of the batch shows what the first half does."""
-        means = []
-        masked_BUU = masked_BUU.to(pyramid[-1].device)
-        for map_BDHW in pyramid:
-            times = map_BDHW.shape[-1] // masked_BUU.shape[-1]
-            seen_B1HW = (~masked_BUU).repeat_interleave(times, 1).repeat_interleave(times, 2)[:, None].to(map_BDHW)
-            means.append((map_BDHW * seen_B1HW).sum((2, 3)) / seen_B1HW.sum((2, 3)).clamp(min=1))
-        z_ND = F.normalize(self.project(torch.cat(means, 1)).float(), dim=1)
-        views = len(z_ND)
-        alike_NN = (z_ND @ z_ND.T / TEMPERATURE).masked_fill(
-            torch.eye(views, dtype=torch.bool, device=z_ND.device), -1e9
-        )
-        fellow_N = (torch.arange(views, device=z_ND.device) + views // 2) % views
-        loss_N = F.cross_entropy(alike_NN, fellow_N, reduction="none")
-        return summed(loss_N.sum()) / summed(loss_N.new_tensor(float(views)))
+        """Cross entropy, averaged over views, and over the stages and their whole; the second half of the batch shows
+        what the first half does."""
+        shown_BUU = ~masked_BUU.to(pyramid[-1].device)
+        pooled = [_over_shown(map_BDHW, shown_BUU) for map_BDHW in pyramid]
+        asked = zip(self.project, (*pooled, torch.cat(pooled, 1)), strict=True)
+        loss_N = torch.stack([_fellows(project(x_ND)) for project, x_ND in asked]).mean(0)
+        return summed(loss_N.sum()) / summed(loss_N.new_tensor(float(len(loss_N))))
+
+
+def _over_shown(map_BDHW: Tensor, shown_BUU: Tensor) -> Tensor:
+    """Mean and standard deviation of every channel over the units that were shown, (B, 2 D) float32."""
+    times, map_BDHW = map_BDHW.shape[-1] // shown_BUU.shape[-1], map_BDHW.float()
+    shown_B1HW = shown_BUU.repeat_interleave(times, 1).repeat_interleave(times, 2)[:, None].to(map_BDHW)
+    count_B1 = shown_B1HW.sum((2, 3)).clamp(min=1)
+    mean_BD = (map_BDHW * shown_B1HW).sum((2, 3)) / count_B1
+    off_BDHW = (map_BDHW - mean_BD[..., None, None]) * shown_B1HW
+    return torch.cat([mean_BD, (off_BDHW.square().sum((2, 3)) / count_B1 + 1e-6).sqrt()], 1)
+
+
+def _fellows(projected_ND: Tensor) -> Tensor:
+    """Cross entropy of each view's choice of its fellow, (N,)."""
+    z_ND = F.normalize(projected_ND.float(), dim=1)
+    views = len(z_ND)
+    itself_NN = torch.eye(views, dtype=torch.bool, device=z_ND.device)
+    alike_NN = (z_ND @ z_ND.T / TEMPERATURE).masked_fill(itself_NN, -1e9)
+    fellow_N = (torch.arange(views, device=z_ND.device) + views // 2) % views
+    return F.cross_entropy(alike_NN, fellow_N, reduction="none")
 
 
 def twice(chips: Chips, modality: Modality) -> Chips:

@@ -10,7 +10,18 @@ import torch
 
 from ringmoe import presets
 from ringmoe.backbone import RingMoE
-from ringmoe.latent import FILTERS, SCALES, ViewTerm, Whitening, apart, lit, random_filters, texture, twice
+from ringmoe.latent import (
+    FILTERS,
+    SCALES,
+    ViewTerm,
+    Whitening,
+    _over_shown,
+    apart,
+    lit,
+    random_filters,
+    texture,
+    twice,
+)
 from ringmoe.modality import Chips, Modality
 from ringmoe.objectives import MaskedModelling, Objective, ObjectiveConfig
 
@@ -73,6 +84,29 @@ def test_views_that_agree_cost_less_than_views_that_do_not() -> None:
     changed = torch.cat([maps, maps])
     changed[:, :, :2] = torch.randn(8, 8, 2, 4)
     torch.testing.assert_close(term([changed], masked, plain), term([torch.cat([maps, maps])], masked, plain))
+
+
+def test_views_are_told_apart_by_how_much_their_features_vary() -> None:
+    """Means and deviations over what was shown alone; maps of equal means but unlike deviations are no fellows."""
+    torch.manual_seed(0)
+    maps, shown = torch.randn(4, 8, 4, 4), torch.tensor([[True, False], [True, True]])
+    whole = shown.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    found = _over_shown(maps, shown.expand(4, 2, 2))
+    torch.testing.assert_close(found[:, :8], maps[:, :, whole].mean(2))
+    torch.testing.assert_close(found[:, 8:], maps[:, :, whole].std(2, correction=0), rtol=1e-5, atol=1e-5)
+    level = maps - maps.mean((2, 3), keepdim=True)
+    spread = level * torch.tensor([0.1, 1.0, 3.0, 10.0]).view(-1, 1, 1, 1)
+    term, masked = ViewTerm([8]), torch.zeros(8, 2, 2, dtype=torch.bool)
+    fellows = float(term([torch.cat([spread, spread.flip(-1)])], masked, plain).detach())
+    assert fellows < float(term([torch.cat([spread, spread.roll(1, 0)])], masked, plain).detach()) - 0.1
+
+
+def test_a_view_of_which_one_token_is_shown_has_a_gradient() -> None:
+    """Its deviation is 0, where a square root has none."""
+    maps = torch.randn(4, 8, 1, 1, requires_grad=True)
+    ViewTerm([8])([maps], torch.zeros(4, 1, 1, dtype=torch.bool), plain).backward()
+    assert maps.grad is not None
+    assert bool(torch.isfinite(maps.grad).all())
 
 
 def test_the_second_view_is_lit_otherwise_and_radar_is_not() -> None:
