@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="of pre-training, for each seed")
     parser.add_argument("--steps", type=int, default=0, help="instead of minutes")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0, help="to share the seeds out over processes")
     parser.add_argument("--preset", default=Recipe.preset)
     parser.add_argument("--chip", type=int, default=Recipe.chip_px)
     parser.add_argument("--asked", type=int, default=Recipe.asked_px, help="side of the scenes asked about, in pixels")
@@ -102,7 +103,7 @@ def main() -> None:
     )
     steps, seeds = (10, 1) if options.quick else (options.steps, options.seeds)
     runs, tables = [], []
-    for seed in range(seeds):  # every seed as many steps as the first
+    for seed in range(options.first_seed, options.first_seed + seeds):  # every seed as many steps as the first
         runs.append(learn(recipe, corpus.scenes, contract, seed=seed, steps=steps, minutes=options.minutes))
         steps = len(runs[0].history.loss) + len(runs[0].history.skipped)
         tables.append(tables_of(corpus, runs[-1], recipe, seed))
