@@ -10,6 +10,7 @@ import warnings
 
 import typer
 from pydantic import ValidationError
+from rich.markup import escape
 
 from catalog.errors import CatalogError, NothingFound, Refusal, StorageFull
 from flows import terminal
@@ -84,7 +85,9 @@ def _explain(error: Exception, debug: bool) -> int:
         terminal.refuse(error)
         return 3 if isinstance(error, NothingFound) else 4 if isinstance(error, StorageFull) else 1
     hint = "" if debug else "; --debug shows where"
-    terminal.err.print(f"[bold red]error[/]  unexpected {type(error).__name__}: {error}{hint}", markup=True)
+    terminal.err.print(
+        f"[bold red]error[/]  unexpected {type(error).__name__}: {escape(str(error))}{hint}", markup=True
+    )
     return 70
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from typing import Any
-
-from torch import Tensor
 
 from flows.refs import PretrainRequest
 from ringmoe import presets
@@ -16,6 +14,7 @@ from ringmoe.errors import ConfigError, DataError
 from ringmoe.masking import SHARE
 from ringmoe.modality import Modality
 from ringmoe.objectives import MaskedModelling, Objective, ObjectiveConfig
+from ringmoe.parallel import gathered_over_ranks, summed_over_ranks
 from ringmoe.targets import TermWeights
 
 
@@ -115,11 +114,10 @@ def objective_config(request: PretrainRequest) -> ObjectiveConfig:
     return replace(config, terms=terms)
 
 
-def objective_of(
-    model: RingMoE, request: PretrainRequest, summed: Callable[[Tensor], Tensor] | None = None
-) -> MaskedModelling:
-    """What is minimised, with decoders for a model; `summed` as `Objective` takes it."""
-    return MaskedModelling(Objective(model, objective_config(request), summed=summed), sparse=request.sparse)
+def objective_of(model: RingMoE, request: PretrainRequest, *, over_ranks: bool = False) -> MaskedModelling:
+    """What is minimised, with decoders for a model; over all ranks of the run, or of this process alone."""
+    over = {"summed": summed_over_ranks(), "gathered": gathered_over_ranks()} if over_ranks else {}
+    return MaskedModelling(Objective(model, objective_config(request), **over), sparse=request.sparse)
 
 
 def flops_per_image(request: PretrainRequest, model: RingMoE) -> float:

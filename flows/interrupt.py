@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,10 +30,10 @@ def with_api() -> Iterator[None]:
     end for the thread that sends them.
     """
     from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+    from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     with spared(), get_client(sync_client=True):
         pass
-    embedded = "PREFECT_API_URL" not in os.environ
+    embedded = PREFECT_API_URL.value() is None
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if embedded else {}):
         yield

@@ -32,13 +32,14 @@ from ringmoe.ahead import Ahead
 from ringmoe.backbone import RingMoE
 from ringmoe.compiled import compile_checked
 from ringmoe.data import ChipSampler
+from ringmoe.errors import TrainingError
 from ringmoe.guesses import guesses
 from ringmoe.history import History, Step
 from ringmoe.loop import TrainConfig
 from ringmoe.measure import Measured, measure_contract
 from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.objectives import MaskedModelling
-from ringmoe.parallel import Layout, distribute, ranks_of_torchrun, summed_over_ranks
+from ringmoe.parallel import Layout, distribute, ranks_of_torchrun, same_on_all_ranks
 from ringmoe.recompute import recompute
 from ringmoe.record import Recorder, measured_peak
 from ringmoe.train import pretrain as train
@@ -83,10 +84,17 @@ def learn(plan: Plan, on_step: Callable[[Step], None] | None = None) -> None:
     shape = preset(request)
     objective_config(request)  # refused before any pixel is read
     measured = measure_contract(datasets, described=shape.embedding == "spectral", seed=request.seed)
+    if ranks > 1 and not same_on_all_ranks(measured.contract.digest(), device()):
+        raise TrainingError(
+            "the processes of the run measured unlike pixels",
+            item=f"{len(datasets)} cubes, {ranks} processes",
+            enough="cubes that every process can read",
+            todo="look for storage that fails now and then, and run the same command again",
+        )
     sampler = _sampler([datasets[i] for i in measured.used], measured, request, ranks)
     torch.manual_seed(request.seed)
     model = RingMoE(shape, measured.contract).to(device())
-    objective = objective_of(model, request, summed_over_ranks() if ranks > 1 else None).to(device())
+    objective = objective_of(model, request, over_ranks=ranks > 1).to(device())
     recompute(model, request.recompute)
     if request.compiled:
         compile_checked(model, _losses_of(objective, sampler, request))

@@ -21,7 +21,7 @@ from flows.refs import ItemRef, PretrainRequest, Where
 from flows.select import within
 from ringmoe import checkpoint
 
-RESULTS_VERSION = 6
+RESULTS_VERSION = 7
 
 
 def draft(cubes: Sequence[ItemRef], request: PretrainRequest, where: Where) -> Draft:

@@ -228,7 +228,7 @@ class PretrainRequest(BaseModel):
     """What the optimiser keeps its two moments of every weight in."""
     compiled: bool = False
     """Compile every block, once its losses were found to be those of the eager model; one process."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Another seed, another run."""
 
     @model_validator(mode="after")
@@ -264,7 +264,7 @@ class AdaptRequest(BaseModel):
     """Side of a chip."""
     rate: float = Field(default=4e-3, gt=0)
     """Peak learning rate; a tenth of the steps warm up to it."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Another seed, another run."""
 
 
@@ -295,7 +295,7 @@ class PruneRequest(BaseModel):
     """Peak learning rate of distilling: a model that was cut well is near its teacher, and 1e-3 takes it away again."""
     rate: float = Field(default=2e-3, gt=0)
     """Peak learning rate of fine-tuning."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     """Another seed, another run."""
 
 

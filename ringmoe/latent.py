@@ -35,6 +35,7 @@ TEMPERATURE = 0.1
 """Of the comparison of views."""
 
 Summed = Callable[[Tensor], Tensor]
+Gathered = Callable[[Tensor], Tensor]
 
 
 @lru_cache(maxsize=64)
@@ -139,19 +140,32 @@ class ViewTerm(nn.Module):
             nn.Sequential(nn.Linear(n, 256), nn.GELU(), nn.Linear(256, width)) for n in (*pooled, sum(pooled))
         )
 
-    def forward(self, pyramid: Sequence[Tensor], masked_BUU: Tensor, summed: Summed) -> Tensor:
-        """Cross entropy, averaged over views, and over the stages and their whole; the second half of the batch shows
-        what the first half does."""
-        shown_BUU = ~masked_BUU.to(pyramid[-1].device)
+    def forward(self, pyramid: Sequence[Tensor], shown_BUU: Tensor, gathered: Gathered) -> Tensor:
+        """Cross entropy, averaged over the stages and their whole, and over views whose pair shows something.
+
+        Parameters
+        ----------
+        pyramid
+            Maps (B, D, H, W), finest first; the second half of the images shows what the first half does.
+        shown_BUU
+            Units that count, bool.
+        gathered
+            Puts the rows of all ranks together: every view is compared with those of all of them.
+        """
         pooled = [_over_shown(map_BDHW, shown_BUU) for map_BDHW in pyramid]
         asked = zip(self.project, (*pooled, torch.cat(pooled, 1)), strict=True)
-        loss_N = torch.stack([_fellows(project(x_ND)) for project, x_ND in asked]).mean(0)
-        return summed(loss_N.sum()) / summed(loss_N.new_tensor(float(len(loss_N))))
+        z_BKD = torch.stack([F.normalize(_precise(project(x_BD)), dim=1) for project, x_BD in asked], 1)
+        z_NKD, seen_N = (_side_by_side(x, gathered) for x in (z_BKD, shown_BUU.flatten(1).any(1).to(z_BKD)))
+        seen_N = seen_N > 0
+        with torch.autocast(z_NKD.device.type, enabled=False):
+            loss_KN = torch.stack([_fellows(z_ND, seen_N) for z_ND in z_NKD.unbind(1)])
+        both_N = (seen_N & seen_N.roll(len(seen_N) // 2)).to(loss_KN)
+        return (loss_KN.mean(0) * both_N).sum() / both_N.sum().clamp(min=1)
 
 
 def _over_shown(map_BDHW: Tensor, shown_BUU: Tensor) -> Tensor:
-    """Mean and standard deviation of every channel over the units that were shown, (B, 2 D) float32."""
-    times, map_BDHW = map_BDHW.shape[-1] // shown_BUU.shape[-1], map_BDHW.float()
+    """Mean and standard deviation of every channel over the units that were shown, (B, 2 D)."""
+    times, map_BDHW = map_BDHW.shape[-1] // shown_BUU.shape[-1], _precise(map_BDHW)
     shown_B1HW = shown_BUU.repeat_interleave(times, 1).repeat_interleave(times, 2)[:, None].to(map_BDHW)
     count_B1 = shown_B1HW.sum((2, 3)).clamp(min=1)
     mean_BD = (map_BDHW * shown_B1HW).sum((2, 3)) / count_B1
@@ -159,14 +173,22 @@ def _over_shown(map_BDHW: Tensor, shown_BUU: Tensor) -> Tensor:
     return torch.cat([mean_BD, (off_BDHW.square().sum((2, 3)) / count_B1 + 1e-6).sqrt()], 1)
 
 
-def _fellows(projected_ND: Tensor) -> Tensor:
-    """Cross entropy of each view's choice of its fellow, (N,)."""
-    z_ND = F.normalize(projected_ND.float(), dim=1)
+def _precise(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _side_by_side(x_B: Tensor, gathered: Gathered) -> Tensor:
+    """Rows of all ranks: all first views, then in the same order all second ones."""
+    return gathered(torch.stack(x_B.chunk(2), 1)).movedim(1, 0).flatten(0, 1)
+
+
+def _fellows(z_ND: Tensor, seen_N: Tensor) -> Tensor:
+    """Cross entropy of each view's choice of its fellow among all views that show something, (N,)."""
     views = len(z_ND)
-    itself_NN = torch.eye(views, dtype=torch.bool, device=z_ND.device)
-    alike_NN = (z_ND @ z_ND.T / TEMPERATURE).masked_fill(itself_NN, -1e9)
+    barred_NN = torch.eye(views, dtype=torch.bool, device=z_ND.device) | ~seen_N
     fellow_N = (torch.arange(views, device=z_ND.device) + views // 2) % views
-    return F.cross_entropy(alike_NN, fellow_N, reduction="none")
+    return F.cross_entropy((z_ND @ z_ND.T / TEMPERATURE).masked_fill(barred_NN, -1e9), fellow_N, reduction="none")
 
 
 def twice(chips: Chips, modality: Modality) -> Chips:

@@ -105,7 +105,7 @@ def fit(
     Raises
     ------
     TrainingError
-        When `config.patience` steps in a row are not finite, or batches run out.
+        When `config.patience` steps in a row are not finite, or none is, or batches run out.
     CheckpointError
         When a state cannot be kept, is damaged, or is of another model or another run.
     """
@@ -126,7 +126,15 @@ def fit(
             if on_step is not None:
                 on_step(step)
         module.eval()
-    return record.history()
+    history = record.history()
+    if config.steps and not history.loss:
+        raise TrainingError(
+            "no step was finite, and nothing was learned",
+            item=f"{config.steps} steps",
+            enough="one step whose loss and gradients are finite",
+            todo="look at the pixels that are learned from, or lower the rate",
+        )
+    return history
 
 
 def _optimiser(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

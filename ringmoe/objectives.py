@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ringmoe.backbone import Features, RingMoE
 from ringmoe.contract import InputContract
 from ringmoe.decoders import BandDecoder, Completion, Decoder
 from ringmoe.latent import TextureTerm, ViewTerm, apart, lit, twice
-from ringmoe.masking import SHARE, mask_batch, units_of
+from ringmoe.masking import SHARE, UNIT_PX, mask_batch, units_of
 from ringmoe.modality import Batch, Chips, Modality
 from ringmoe.moe import Routes
 from ringmoe.targets import TermWeights, errors, guessed_bands, truth
@@ -68,6 +69,8 @@ class Objective(nn.Module):
         Weights.
     summed
         Sums a tensor over all ranks (see parallel.summed_over_ranks); on one device the tensor itself.
+    gathered
+        Puts the rows of all ranks together (see parallel.gathered_over_ranks); on one device the tensor itself.
     """
 
     def __init__(
@@ -76,11 +79,13 @@ class Objective(nn.Module):
         config: ObjectiveConfig | None = None,
         *,
         summed: Callable[[Tensor], Tensor] | None = None,
+        gathered: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         self.config = config or ObjectiveConfig()
         self.contract, self.shape = model.contract, model.config
         self.summed = summed or (lambda tensor: tensor)
+        self.gathered = gathered or (lambda tensor: tensor)
         dim = model.config.dim * 8
         spectral = model.config.embedding == "spectral"
         self.decoders = nn.ModuleDict()
@@ -115,7 +120,7 @@ class Objective(nn.Module):
                 loss = self.texture(features.pyramids[modality][-1], asked, chips, self.summed)
                 terms[f"texture/{modality}"], total = loss, total + self.config.texture * loss
             if self.views is not None:
-                loss = self.views(features.pyramids[modality], masks[modality], self.summed)
+                loss = self.views(features.pyramids[modality], _shown(chips, masks[modality]), self.gathered)
                 terms[f"views/{modality}"], total = loss, total + self.config.views * loss
         for kind in ("specialized", "collaborative"):
             routes = [r for routing in features.routing if (r := getattr(routing, kind)) is not None]
@@ -150,6 +155,12 @@ class Objective(nn.Module):
         balance_LM = experts * (load_LME * mass_LME).sum(-1) / count_LM.square()
         routers = seen_LM.sum().clamp(min=1)
         return (balance_LM * seen_LM).sum() / routers, (z_LM / count_LM * seen_LM).sum() / routers
+
+
+def _shown(chips: Chips, mask_BUU: Tensor) -> Tensor:
+    """Units that the model saw something of: not hidden, and with a pixel that was measured; bool (B, U, U)."""
+    known_BUU = F.max_pool2d(chips.valid_BHW[:, None].float(), UNIT_PX)[:, 0] > 0
+    return known_BUU & ~mask_BUU.to(known_BUU.device)
 
 
 def _cut(chips: Chips, units: Places, *, some: bool) -> Chips:

@@ -9,6 +9,7 @@ S rank of the experts' mesh.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -236,6 +237,44 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None
+
+
+def gathered_over_ranks(group: dist.ProcessGroup | None = None) -> Callable[[Tensor], Tensor]:
+    """A function that puts the ranks' rows one after the other, as many as each has, for losses that compare rows.
+
+    It is differentiable as `summed_over_ranks` is: a loss of all rows, the same on every rank, gives each rank the
+    gradient of its own.
+    """
+    return lambda tensor: _Gathered.apply(tensor, group)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+        counts_R = torch.zeros(ranks, dtype=torch.long, device=tensor.device)
+        counts_R[rank] = len(tensor)
+        dist.all_reduce(counts_R, group=group)
+        counts = counts_R.tolist()
+        ctx.mine = slice(sum(counts[:rank]), sum(counts[: rank + 1]))
+        padded = tensor.new_zeros(max(counts), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor.detach()
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded, group=group)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0][ctx.mine], None
+
+
+def same_on_all_ranks(text: str, device: torch.device, group: dist.ProcessGroup | None = None) -> bool:
+    """Whether every rank has the same text."""
+    code = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
+    least, most = (torch.tensor(code, device=device) for _ in range(2))
+    dist.all_reduce(least, dist.ReduceOp.MIN, group=group)
+    dist.all_reduce(most, dist.ReduceOp.MAX, group=group)
+    return bool(least == most)
 
 
 def part_of(batch: Batch, rank: int, ranks: int) -> Batch:

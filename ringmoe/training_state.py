@@ -187,10 +187,13 @@ def restore(kept: Kept, module: nn.Module, optimiser: torch.optim.Optimizer) -> 
     found = reader.read_metadata().state_dict_metadata
     wanted = dict(_module_tensors(module))
     moments = {name: entry for name, entry in found.items() if name.startswith(MOMENTS)}
+    on_device = {id(p) for group in optimiser.param_groups if group.get("fused") for p in group["params"]}
     for name, parameter in _trained(module, optimiser):
         mine = {key: entry for key, entry in moments.items() if key.startswith(f"{MOMENTS}{name}|")}
         fresh = {
-            key: _like(parameter, entry) for key, entry in mine.items() if isinstance(entry, TensorStorageMetadata)
+            key: _like(parameter, entry, count_beside=id(parameter) in on_device)
+            for key, entry in mine.items()
+            if isinstance(entry, TensorStorageMetadata)
         }
         wanted |= fresh
         optimiser.state[parameter] = {key.rsplit("|", 1)[1]: tensor for key, tensor in fresh.items()}
@@ -252,13 +255,16 @@ def _trained(module: nn.Module, optimiser: torch.optim.Optimizer) -> Iterator[tu
     return ((name, p) for name, p in module.named_parameters() if id(p) in held)
 
 
-def _like(parameter: nn.Parameter, entry: TensorStorageMetadata) -> Tensor:
-    """Room for a moment: laid over the ranks as its parameter where it has as many axes, else whole on every rank."""
+def _like(parameter: nn.Parameter, entry: TensorStorageMetadata, *, count_beside: bool) -> Tensor:
+    """Room for a moment: laid over the ranks as its parameter where it has as many axes, else whole on every rank.
+
+    A count of steps lies on the CPU, or where a fused optimiser counts on the device (`count_beside`) by its parameter.
+    """
     dtype = entry.properties.dtype
     if isinstance(parameter, DTensor) and len(entry.size) == parameter.ndim:
         mesh, placements = parameter.device_mesh, parameter.placements
         return empty_dtensor(*entry.size, dtype=dtype, device_mesh=mesh, placements=placements)
-    device = torch.device("cpu") if len(entry.size) == 0 else parameter.device
+    device = parameter.device if len(entry.size) or count_beside else torch.device("cpu")
     return torch.empty(entry.size, dtype=dtype, device=device)
 
 

@@ -20,8 +20,17 @@ from ringmoe.errors import TrainingError
 from ringmoe.loop import TrainConfig, fit
 from ringmoe.masking import mask_batch
 from ringmoe.modality import Chips, Modality
-from ringmoe.objectives import Objective
-from ringmoe.parallel import Layout, clip_gradients, distribute, part_of, ranks_of_torchrun, summed_over_ranks
+from ringmoe.objectives import Objective, ObjectiveConfig
+from ringmoe.parallel import (
+    Layout,
+    clip_gradients,
+    distribute,
+    gathered_over_ranks,
+    part_of,
+    ranks_of_torchrun,
+    same_on_all_ranks,
+    summed_over_ranks,
+)
 from ringmoe.recompute import Recompute, recompute
 
 Moments: TypeAlias = Literal["float32", "bfloat16", "8bit"]
@@ -59,18 +68,33 @@ def batch_of(dtype: torch.dtype, count: int = 4) -> dict[Modality, Chips]:
     return chips
 
 
-def laid(dtype: torch.dtype, layout: Layout | None, config: RingMoEConfig, what: Recompute = "nothing") -> Laid:
+def laid(
+    dtype: torch.dtype, layout: Layout | None, config: RingMoEConfig, what: Recompute = "nothing", views: float = 0.0
+) -> Laid:
     """A model and its objective over the ranks, or in one process, and this rank's part of the batch."""
     model = recompute(made(config, dtype), what)
-    objective = Objective(model, summed=None if layout is None else summed_over_ranks()).to(dtype)
+    over = {} if layout is None else {"summed": summed_over_ranks(), "gathered": gathered_over_ranks()}
+    objective = Objective(model, ObjectiveConfig(views=views), **over).to(dtype)
     batch = batch_of(dtype)
     masks = mask_batch(batch, generator=torch.Generator().manual_seed(0))
     if layout is not None:
         distribute(model, layout, beside=objective)
         rank, ranks = dist.get_rank(), dist.get_world_size()
-        masks = {m: mask[rank * len(mask) // ranks : (rank + 1) * len(mask) // ranks] for m, mask in masks.items()}
-        batch = dict(part_of(batch, rank, ranks))
+        if views:  # pairs stay together: an image and the one half a batch after it
+            batch, masks = every(batch, masks, rank, ranks)
+        else:
+            masks = {m: mask[rank * len(mask) // ranks : (rank + 1) * len(mask) // ranks] for m, mask in masks.items()}
+            batch = dict(part_of(batch, rank, ranks))
     return Laid(nn.ModuleList([model, objective]), lambda: objective(model(batch, masks), batch, masks).total)
+
+
+def every(
+    batch: dict[Modality, Chips], masks: dict[Modality, Tensor], rank: int, ranks: int
+) -> tuple[dict[Modality, Chips], dict[Modality, Tensor]]:
+    """Of a batch of pairs, first ones before second ones, a rank's pairs."""
+    part = slice(rank, None, ranks)
+    mine = {m: Chips(c.pixels_BCHW[part], c.valid_BHW[part]) for m, c in batch.items()}
+    return mine, {m: mask[part] for m, mask in masks.items()}
 
 
 class Laid(NamedTuple):
@@ -82,7 +106,7 @@ class Laid(NamedTuple):
 
 def losses(dtype: torch.dtype, steps: int, layout: Layout | None = None, **how: Any) -> list[float]:
     """Loss of every step; each rank works on its part, the loss is the whole batch's. No layout: one process."""
-    module, loss_of = laid(dtype, layout, how.get("config", CONFIG), how.get("what", "nothing"))
+    module, loss_of = laid(dtype, layout, how.pop("config", CONFIG), **how)
     parameters = list(module.parameters())
     optimiser = torch.optim.SGD(parameters, lr=RATE)
     found = []
@@ -117,6 +141,8 @@ def compared(ranks: int, steps: int) -> dict[str, list[float]]:
     told[f"{torch.float32}/both"] = losses(torch.float32, steps, CASES["both"](ranks))
     told["uneven"] = losses(torch.float64, 3, CASES["both"](ranks), config=UNEVEN)
     told["branches"] = losses(torch.float64, 3, CASES["both"](ranks), what="branches")
+    told["views"] = losses(torch.float64, 3, CASES["both"](ranks), views=1.0)
+    told["same"] = [float(same_on_all_ranks(text, torch.device("cpu"))) for text in ("one", f"of {dist.get_rank()}")]
     told["activations"] = losses(torch.float64, 3, CASES["both"](ranks), what="activations")
     return told
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.contract import BandSpec, DataContract, InputContract
 from ringmoe.errors import TrainingError
+from ringmoe.history import Step
 from ringmoe.modality import Chips, Modality
 from ringmoe.objectives import MaskedModelling, Objective
 from ringmoe.tasks.segmentation import SegmentationConfig, Segmenter
@@ -113,15 +114,21 @@ def test_a_gradient_that_is_not_finite_is_skipped_too():
     """A finite loss with an infinite gradient does not reach the weights."""
     module = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(module.weight)
-    history = fit(
-        module,
-        lambda b: (module(b).sqrt().sum(), {}),
-        [torch.ones(1, 1)],
-        TrainConfig(steps=1, warmup=1, threads=1),
-        size=len,
-    )
-    assert history.skipped == (0,)
+    steps: list[Step] = []
+    config = TrainConfig(steps=1, warmup=1, threads=1)
+    with pytest.raises(TrainingError, match="no step was finite"):
+        fit(module, lambda b: (module(b).sqrt().sum(), {}), [torch.ones(1, 1)], config, size=len, on_step=steps.append)
+    assert math.isfinite(steps[0].loss)
+    assert steps[0].skipped
     assert float(module.weight.detach()) == 0.0
+
+
+def test_a_run_without_one_finite_step_is_no_success():
+    """Fewer steps than patience, none of them finite: an error, not an untrained model."""
+    module = nn.Linear(2, 1)
+    config = TrainConfig(steps=3, threads=1)
+    with pytest.raises(TrainingError, match="no step was finite"):
+        fit(module, lambda x: (module(x).sum() * torch.nan, {}), [torch.ones(1, 2)] * 3, config, size=len)
 
 
 def test_training_stops_with_an_explanation_when_non_finite_steps_persist():
@@ -272,12 +279,15 @@ def test_two_half_batches_to_a_step_are_one_whole_batch():
 
 def test_a_step_one_of_whose_batches_is_not_finite_is_skipped():
     """Half a gradient does not reach the weights."""
-    module = squares()
+    module, found = squares(), []
     before = module.weight.detach().clone()
-    config = TrainConfig(steps=1, warmup=1, threads=1, accumulate=2)
-    history = fit(module, square_of(module), [torch.ones(2, 8), torch.full((2, 8), math.nan)], config, size=len)
+    config = TrainConfig(steps=2, warmup=1, threads=1, accumulate=2)
+    ones, nans = torch.ones(2, 8), torch.full((2, 8), math.nan)
+    keep = lambda _: found.append(module.weight.detach().clone())  # noqa: E731
+    history = fit(module, square_of(module), [ones, nans, ones, ones], config, size=len, on_step=keep)
     assert history.skipped == (0,)
-    assert torch.equal(module.weight, before)
+    assert torch.equal(found[0], before)
+    assert not torch.equal(found[1], before)
 
 
 def test_the_wait_for_batches_is_told():

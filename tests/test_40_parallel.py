@@ -86,6 +86,18 @@ def test_expert_branches_computed_again_over_ranks_lose_the_same(two, alone, wha
     assert two[what] == pytest.approx(alone[torch.float64][:3], rel=1e-7)
 
 
+def test_views_are_compared_over_all_ranks(two):
+    """With one pair of each modality on a rank, views that a rank alone could not tell from any other."""
+    one = losses(torch.float64, 3, views=1.0)
+    assert two["views"] == pytest.approx(one, rel=1e-7)
+    assert one[0] > losses(torch.float64, 1)[0] + 0.1
+
+
+def test_ranks_know_whether_they_have_the_same(two):
+    """A text that all have, and one that each has of its own."""
+    assert two["same"] == [1.0, 0.0]
+
+
 def test_a_state_kept_on_two_ranks_goes_on_on_one(two, kept, tmp_path):
     """The four steps after it are those of a run that never stopped, in one process."""
     whole = fitted(None, 8, None)

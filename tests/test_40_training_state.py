@@ -115,6 +115,23 @@ def test_states_that_cannot_be_gone_on_from_are_refused(tmp_path):
         latest(tmp_path)
 
 
+@pytest.mark.parametrize(("fused", "where"), [(True, "meta"), (False, "cpu")])
+def test_steps_are_counted_where_the_optimiser_counts_them(tmp_path, fused, where, monkeypatch):
+    """A fused optimiser's count of steps lies on its parameter's device, any other's on the CPU."""
+    module = nn.Linear(4, 3)
+    optimiser = torch.optim.AdamW(module.parameters(), fused=True)
+    module(torch.ones(1, 4)).sum().backward()
+    optimiser.step()
+    save(tmp_path, module, optimiser, 1)
+    elsewhere = nn.Linear(4, 3, device="meta")
+    other = torch.optim.AdamW(elsewhere.parameters(), fused=False)
+    other.param_groups[0]["fused"] = fused
+    monkeypatch.setattr("ringmoe.training_state.dcp.load", lambda *_, **__: None)
+    restore(latest(tmp_path), elsewhere, other)
+    assert {str(state["step"].device) for state in other.state.values()} == {where}
+    assert {str(state["exp_avg"].device) for state in other.state.values()} == {"meta"}
+
+
 def test_a_state_of_another_run_is_refused(tmp_path):
     """Another rate, other data: the error names what differs; more patience or another pace of states does not."""
     module, batches = nn.Linear(4, 1), [torch.ones(2, 4)] * 4

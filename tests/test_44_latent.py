@@ -76,14 +76,28 @@ def test_views_that_agree_cost_less_than_views_that_do_not() -> None:
     torch.manual_seed(0)
     term = ViewTerm([8])
     maps = torch.randn(4, 8, 4, 4)
-    masked = torch.zeros(8, 2, 2, dtype=torch.bool)
-    agreeing = term([torch.cat([maps, maps])], masked, plain)
-    strangers = term([torch.cat([maps, maps.roll(1, 0)])], masked, plain)
+    shown = torch.ones(8, 2, 2, dtype=torch.bool)
+    agreeing = term([torch.cat([maps, maps])], shown, plain)
+    strangers = term([torch.cat([maps, maps.roll(1, 0)])], shown, plain)
     assert float(agreeing.detach()) < math.log(7) < float(strangers.detach())
-    masked[:, 0] = True
+    shown[:, 0] = False
     changed = torch.cat([maps, maps])
     changed[:, :, :2] = torch.randn(8, 8, 2, 4)
-    torch.testing.assert_close(term([changed], masked, plain), term([torch.cat([maps, maps])], masked, plain))
+    torch.testing.assert_close(term([changed], shown, plain), term([torch.cat([maps, maps])], shown, plain))
+
+
+def test_a_view_that_shows_nothing_is_asked_and_shown_to_nobody() -> None:
+    """Of four pairs one has a view without a unit: the loss is that of the other three, whatever lies there."""
+    torch.manual_seed(0)
+    term, maps = ViewTerm([8]), torch.randn(8, 8, 4, 4)
+    shown = torch.ones(8, 2, 2, dtype=torch.bool)
+    shown[5] = False
+    found = term([maps], shown, plain)
+    maps[5] = 7.0
+    torch.testing.assert_close(term([maps], shown, plain), found)
+    maps[5], shown[:] = maps[1], True
+    assert not torch.allclose(term([maps], shown, plain), found)
+    assert float(term([maps], torch.zeros(8, 2, 2, dtype=torch.bool), plain).detach()) == 0.0
 
 
 def test_views_are_told_apart_by_how_much_their_features_vary() -> None:
@@ -96,15 +110,15 @@ def test_views_are_told_apart_by_how_much_their_features_vary() -> None:
     torch.testing.assert_close(found[:, 8:], maps[:, :, whole].std(2, correction=0), rtol=1e-5, atol=1e-5)
     level = maps - maps.mean((2, 3), keepdim=True)
     spread = level * torch.tensor([0.1, 1.0, 3.0, 10.0]).view(-1, 1, 1, 1)
-    term, masked = ViewTerm([8]), torch.zeros(8, 2, 2, dtype=torch.bool)
-    fellows = float(term([torch.cat([spread, spread.flip(-1)])], masked, plain).detach())
-    assert fellows < float(term([torch.cat([spread, spread.roll(1, 0)])], masked, plain).detach()) - 0.1
+    term, shown = ViewTerm([8]), torch.ones(8, 2, 2, dtype=torch.bool)
+    fellows = float(term([torch.cat([spread, spread.flip(-1)])], shown, plain).detach())
+    assert fellows < float(term([torch.cat([spread, spread.roll(1, 0)])], shown, plain).detach()) - 0.1
 
 
 def test_a_view_of_which_one_token_is_shown_has_a_gradient() -> None:
     """Its deviation is 0, where a square root has none."""
     maps = torch.randn(4, 8, 1, 1, requires_grad=True)
-    ViewTerm([8])([maps], torch.zeros(4, 1, 1, dtype=torch.bool), plain).backward()
+    ViewTerm([8])([maps], torch.ones(4, 1, 1, dtype=torch.bool), plain).backward()
     assert maps.grad is not None
     assert bool(torch.isfinite(maps.grad).all())
 

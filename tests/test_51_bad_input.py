@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -37,7 +38,7 @@ Refuse = Callable[..., tuple[int, str]]
 @pytest.fixture
 def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Refuse]:
     """Call with the words of a command that must fail before a flow begins; gives its exit code and what it said."""
-    before = dict(os.environ)
+    before, thresholds = dict(os.environ), gc.get_threshold()
     monkeypatch.setenv("COLUMNS", "2000")
     monkeypatch.setenv("NO_COLOR", "1")
 
@@ -49,6 +50,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
         return int(str(ended.value.code)), caught.out + caught.err
 
     yield run
+    gc.set_threshold(*thresholds)
     os.environ.clear()
     os.environ.update(before)
 
@@ -109,11 +111,24 @@ def test_what_cannot_be_asked_is_refused(case: str, earth: Path, refuse: Refuse)
 
 def test_options_that_are_not_understood(refuse: Refuse, tmp_path: Path) -> None:
     """Unknown verbs and options, a number that is none, and a run of nothing say so and point to --help; code 2."""
-    for words in (["fly"], ["search", "--colour", "red"], ["sandbox", "--size", "big"], ["run", "--home", tmp_path]):
+    numbers = ["sandbox", "--size", "big"], ["pretrain", "--seed", "-1"]
+    for words in (["fly"], ["search", "--colour", "red"], *numbers, ["run", "--home", tmp_path]):
         code, said = refuse(*words)
         assert code == 2, said
         assert "Traceback" not in said
         assert "rror" in said
+
+
+def test_an_error_nobody_foresaw_is_told_as_it_is(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Square brackets in what it says are not taken for colours: the message is whole, and the code 70."""
+
+    def fail(**_: object) -> None:
+        raise RuntimeError("no [/data/x.tif] and [type=int, input=x]")
+
+    monkeypatch.setattr(cli, "app", fail)
+    code, said = refuse("status")
+    assert code == 70
+    assert "unexpected RuntimeError: no [/data/x.tif] and [type=int, input=x]; --debug" in " ".join(said.split())
 
 
 def test_options_of_the_other_mode_are_not_dropped_in_silence(refuse: Refuse, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def pretrain(
     compiled: Annotated[
         bool, typer.Option("--compiled", help="Compile the model, if it then learns the same; one process.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Another seed, another run.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, another run.", min=0)] = 0,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
