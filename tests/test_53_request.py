@@ -29,7 +29,7 @@ from flows.verbs.lists import factors, shares
 from ringmoe import checkpoint, presets
 from ringmoe.backbone import RingMoE
 from ringmoe.data import PAPER_MIX
-from ringmoe.errors import CheckpointError, ConfigError, DataError
+from ringmoe.errors import CheckpointError, ConfigError, DataError, TrainingError
 from ringmoe.modality import Modality
 from ringmoe.objectives import ObjectiveConfig
 from ringmoe.parallel import Layout
@@ -113,7 +113,8 @@ def test_who_reads_decides_nothing(tmp_path: Path) -> None:
 
 def test_what_large_models_need_reaches_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate of compiling is asked with losses of the run's own batches; then training has moments of one byte and
-    does expert branches again; the checkpoint is that of a plain model. On two ranks the layout spreads the experts."""
+    does expert branches again; the checkpoint is that of a plain model. On two ranks the layout spreads the experts, and
+    where these measured unlike pixels nothing is learned."""
     where, cubes = training_cubes.home(tmp_path, labelled=False)
     more = {"recompute": "branches", "moments": "8bit", "compiled": True}
     plan = Plan(cubes=tuple(cubes), request=asked(steps=1, **more), where=where, run="r", out=tmp_path / "a" / "b",
@@ -147,8 +148,10 @@ def test_what_large_models_need_reaches_the_training(tmp_path: Path, monkeypatch
     two = SimpleNamespace(is_initialized=lambda: True, get_world_size=lambda: 2, get_rank=lambda: 0)
     monkeypatch.setattr(flows.learn, "dist", two)
     monkeypatch.setattr(flows.learn, "distribute", spread)
-    with pytest.raises(InterruptedError):
-        learn(plan.model_copy(update={"request": asked(processes=2, experts=2)}))
+    for same, error in ((True, InterruptedError), (False, TrainingError)):
+        monkeypatch.setattr(flows.learn, "same_on_all_ranks", lambda *_, same=same: same)
+        with pytest.raises(error):
+            learn(plan.model_copy(update={"request": asked(processes=2, experts=2)}))
     assert seen["layout"] == Layout(shards=2, experts=2)
 
 
