@@ -113,7 +113,7 @@ def test_who_reads_decides_nothing(tmp_path: Path) -> None:
 
 def test_what_large_models_need_reaches_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate of compiling is asked with losses of the run's own batches; then training has moments of one byte and
-    does expert branches again; the checkpoint is that of a plain model. On two ranks the layout spreads the experts, and
+    does expert branches again; the checkpoint is that of a plain model. On two ranks the layout spreads the experts;
     where these measured unlike pixels nothing is learned."""
     where, cubes = training_cubes.home(tmp_path, labelled=False)
     more = {"recompute": "branches", "moments": "8bit", "compiled": True}
