@@ -14,7 +14,7 @@ from ringmoe.errors import ConfigError, DataError
 from ringmoe.masking import SHARE
 from ringmoe.modality import Modality
 from ringmoe.objectives import MaskedModelling, Objective, ObjectiveConfig
-from ringmoe.parallel import gathered_over_ranks, summed_over_ranks
+from ringmoe.parallel import over_ranks
 from ringmoe.targets import TermWeights
 
 
@@ -114,9 +114,9 @@ def objective_config(request: PretrainRequest) -> ObjectiveConfig:
     return replace(config, terms=terms)
 
 
-def objective_of(model: RingMoE, request: PretrainRequest, *, over_ranks: bool = False) -> MaskedModelling:
-    """What is minimised, with decoders for a model; over all ranks of the run, or of this process alone."""
-    over = {"summed": summed_over_ranks(), "gathered": gathered_over_ranks()} if over_ranks else {}
+def objective_of(model: RingMoE, request: PretrainRequest, *, ranks: int = 1) -> MaskedModelling:
+    """What is minimised, with decoders for a model; of all ranks of the run, or of this process alone."""
+    over = over_ranks() if ranks > 1 else {}
     return MaskedModelling(Objective(model, objective_config(request), **over), sparse=request.sparse)
 
 

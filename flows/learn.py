@@ -94,7 +94,7 @@ def learn(plan: Plan, on_step: Callable[[Step], None] | None = None) -> None:
     sampler = _sampler([datasets[i] for i in measured.used], measured, request, ranks)
     torch.manual_seed(request.seed)
     model = RingMoE(shape, measured.contract).to(device())
-    objective = objective_of(model, request, over_ranks=ranks > 1).to(device())
+    objective = objective_of(model, request, ranks=ranks).to(device())
     recompute(model, request.recompute)
     if request.compiled:
         compile_checked(model, _losses_of(objective, sampler, request))

@@ -268,6 +268,11 @@ class _Gathered(torch.autograd.Function):
         return grads[0][ctx.mine], None
 
 
+def over_ranks(group: dist.ProcessGroup | None = None) -> dict[str, Callable[[Tensor], Tensor]]:
+    """What makes an objective that of all ranks: how it sums and how it gathers, one being wrong without the other."""
+    return {"summed": summed_over_ranks(group), "gathered": gathered_over_ranks(group)}
+
+
 def same_on_all_ranks(text: str, device: torch.device, group: dist.ProcessGroup | None = None) -> bool:
     """Whether every rank has the same text."""
     code = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])

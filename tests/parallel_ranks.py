@@ -25,11 +25,10 @@ from ringmoe.parallel import (
     Layout,
     clip_gradients,
     distribute,
-    gathered_over_ranks,
+    over_ranks,
     part_of,
     ranks_of_torchrun,
     same_on_all_ranks,
-    summed_over_ranks,
 )
 from ringmoe.recompute import Recompute, recompute
 
@@ -73,7 +72,7 @@ def laid(
 ) -> Laid:
     """A model and its objective over the ranks, or in one process, and this rank's part of the batch."""
     model = recompute(made(config, dtype), what)
-    over = {} if layout is None else {"summed": summed_over_ranks(), "gathered": gathered_over_ranks()}
+    over = {} if layout is None else over_ranks()
     objective = Objective(model, ObjectiveConfig(views=views), **over).to(dtype)
     batch = batch_of(dtype)
     masks = mask_batch(batch, generator=torch.Generator().manual_seed(0))

@@ -21,7 +21,7 @@ from ringmoe.backbone import RingMoE, RingMoEConfig
 from ringmoe.data import EQUAL_MIX, ChipSampler, Crop
 from ringmoe.measure import measure_contract
 from ringmoe.objectives import MaskedModelling, Objective
-from ringmoe.parallel import Layout, distribute, part_of, ranks_of_torchrun, summed_over_ranks
+from ringmoe.parallel import Layout, distribute, over_ranks, part_of, ranks_of_torchrun
 from ringmoe.record import Recorder
 from ringmoe.train import TrainConfig, pretrain
 
@@ -38,7 +38,7 @@ def learn(folder: Path, steps: int, *, keep_every: int = 5) -> dict[str, torch.T
     sampler = ChipSampler(cubes, contract, batch=6, mix=EQUAL_MIX, crop=Crop(chip_px=64), seed=3)
     torch.manual_seed(1)
     model = RingMoE(SHAPE, contract)
-    modelling = MaskedModelling(Objective(model, summed=summed_over_ranks() if ranks > 1 else None))
+    modelling = MaskedModelling(Objective(model, **(over_ranks() if ranks > 1 else {})))
     if ranks > 1:
         distribute(model, Layout(shards=ranks), beside=modelling)
     config = TrainConfig(steps=steps, warmup=5, threads=1, keep_in=str(folder / "states"), keep_every=keep_every)

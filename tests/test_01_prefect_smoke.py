@@ -9,11 +9,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import httpx
 import pytest
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    get_current_settings,
+    temporary_settings,
+)
+
+from flows.interrupt import with_api
 
 SERVED = """
 from prefect import flow
@@ -110,3 +118,15 @@ def scheduled_and_completed(api: str) -> bool:
     wanted = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
     runs = httpx.post(f"{api}/flow_runs/filter", json=wanted, timeout=10).json()
     return any(run["auto_scheduled"] for run in runs)
+
+
+@pytest.mark.parametrize(("api", "wanted"), [(None, None), ("http://127.0.0.1:4200/api", 180)])
+def test_heartbeats_are_for_a_server_that_somebody_watches(
+    api: str | None, wanted: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flows of a run's own API send none; those of a team's server do, wherever Prefect was told its address."""
+    monkeypatch.setattr("prefect.client.orchestration.get_client", lambda **_: nullcontext())
+    with temporary_settings({PREFECT_API_URL: api, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 180}):
+        with with_api():
+            assert get_current_settings().flows.heartbeat_frequency == wanted
+        assert get_current_settings().flows.heartbeat_frequency == 180
