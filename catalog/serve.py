@@ -13,7 +13,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import psutil
 import pystac
 
 from catalog.errors import ServiceError
@@ -119,10 +121,21 @@ def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
     while time.monotonic() < until and process.poll() is None:
         try:
             with urllib.request.urlopen(url, timeout=1) as answer:
-                return bool(answer.status == 200)
+                return bool(answer.status == 200) and listens(process, urlsplit(url).port)
         except (urllib.error.URLError, OSError):
             time.sleep(0.02)
     return False
+
+
+def listens(process: subprocess.Popen[bytes], port: int | None) -> bool:
+    """Whether a process or one that it started listens at a TCP port: else who answers there is somebody else."""
+    try:
+        known = psutil.Process(process.pid)
+        at_work = [known, *known.children(recursive=True)]
+        found = [held for each in at_work for held in each.net_connections("tcp")]
+    except psutil.Error:
+        return False
+    return any(held.status == psutil.CONN_LISTEN and held.laddr.port == port for held in found)
 
 
 def _refuse(problem: str, enough: str) -> ServiceError:

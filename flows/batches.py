@@ -146,17 +146,21 @@ def outcomes(
         for unit in begun:
             future = submit(unit)
             running[future.wrapped_future.key] = unit, future
-            future.add_done_callback(lambda ended: done.put(ended))
+            future.add_done_callback(done.put)
         if not running:
             return
         try:
-            ended = running.pop(done.get(timeout=tick).wrapped_future.key, None)
-            if ended is not None:  # else it was given up before
-                outcome = _outcome(*ended)
-                if isinstance(outcome.error, _Died) and not alone:
-                    blamed.append(outcome.unit)
+            key = done.get(timeout=tick).wrapped_future.key
+            if key in running:  # else it was given up before
+                outcome = _outcome(*running[key], tick)
+                if outcome is None:
+                    running[key][1].add_done_callback(done.put)
                 else:
-                    yield outcome
+                    del running[key]
+                    if isinstance(outcome.error, _Died) and not alone:
+                        blamed.append(outcome.unit)
+                    else:
+                        yield outcome
         except queue.Empty:
             pass
         if time.monotonic() - checked > tick:
@@ -169,9 +173,10 @@ def _width(client: Client) -> int:
     return PER_THREAD * max(1, sum(client.nthreads().values()))
 
 
-def _outcome(unit: U, future: PrefectDaskFuture[Any]) -> Outcome[U]:
+def _outcome(unit: U, future: PrefectDaskFuture[Any], patience_s: float) -> Outcome[U] | None:
+    """How a unit ended; None where its worker died with the result, so that Dask has it made again."""
     try:
-        result: Any = future.result(raise_on_failure=False)
+        result: Any = future.result(timeout=patience_s, raise_on_failure=False)
     except KilledWorker as error:
         died = _Died(
             f"every worker that tried this unit died ({type(error).__name__})",
@@ -180,6 +185,9 @@ def _outcome(unit: U, future: PrefectDaskFuture[Any]) -> Outcome[U]:
             todo="give workers more memory or make smaller tiles, then run the same command again",
         )
         return Outcome(unit, None, died)
+    except TimeoutError as error:
+        raised = future.wrapped_future.status == "error"  # by the unit's own code
+        return Outcome(unit, None, error.with_traceback(None)) if raised else None
     except Exception as error:  # without its trace, whose frames would keep the future on the scheduler
         return Outcome(unit, None, error.with_traceback(None))
     failed = isinstance(result, BaseException)

@@ -21,6 +21,7 @@ from prefect.flows import EntrypointType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from catalog.errors import NothingFound, ServiceError
+from catalog.serve import listens
 from flows import shelf
 from flows.infer import infer
 from flows.ingest import ingest
@@ -171,7 +172,7 @@ def server(folder: Path) -> Iterator[str]:
             command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        _wait(f"http://127.0.0.1:{port}/api", process, log)
+        _wait(port, process, log)
         yield f"http://127.0.0.1:{port}/api"
     finally:
         process.terminate()
@@ -182,12 +183,14 @@ def server(folder: Path) -> Iterator[str]:
             process.wait()
 
 
-def _wait(api: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    api = f"http://127.0.0.1:{port}/api"
     until = time.monotonic() + SERVER_SECONDS
     while time.monotonic() < until and process.poll() is None:
         try:
             with urllib.request.urlopen(f"{api}/health", timeout=2):
-                return
+                if listens(process, port):
+                    return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
     raise ServiceError(

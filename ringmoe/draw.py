@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,6 +110,7 @@ class Drawer:
         self._all = _round_of(np.arange(len(self._sizes)), self._sizes)
         self._is_whole = self._bytes.sum() <= crop.reading.round_bytes or all(source.mapped for source in sources)
         self._rounds: dict[Key, _Round] = {}
+        self._lock = Lock()  # readers ahead draw at the same time
 
     def chips(self, key: Key, step: int, wanted: range) -> tuple[Chips, np.ndarray | None]:
         """Chips by number as a batch, and their labels, (B, s, s), where there are any; each a function of key and
@@ -145,18 +147,19 @@ class Drawer:
         if self._is_whole:
             return self._all
         key = (seed, number)
-        known = self._rounds.get(key)
-        if known is not None:
-            return known
-        room = int(self.crop.reading.round_bytes // self._bytes.max())
-        rng = np.random.default_rng([seed, number, list(Modality).index(self.modality)])
-        share = self._sizes / self.pixels
-        chosen = rng.choice(len(share), size=min(max(room, 1), len(share)), replace=False, p=share)
-        found = _round_of(chosen, self._sizes)
-        if len(self._rounds) > 3:
-            self._rounds.pop(next(iter(self._rounds)), None)
-        self._rounds[key] = found
-        return found
+        with self._lock:
+            known = self._rounds.get(key)
+            if known is not None:
+                return known
+            room = int(self.crop.reading.round_bytes // self._bytes.max())
+            rng = np.random.default_rng([seed, number, list(Modality).index(self.modality)])
+            share = self._sizes / self.pixels
+            chosen = rng.choice(len(share), size=min(max(room, 1), len(share)), replace=False, p=share)
+            found = _round_of(chosen, self._sizes)
+            if len(self._rounds) > 3:
+                self._rounds.pop(next(iter(self._rounds)))
+            self._rounds[key] = found
+            return found
 
     def _draw(self, rng: np.random.Generator, group: _Round, twin: _Window | None) -> _Drawn:
         """A chip with enough usable pixels, of anywhere, or beside a twin."""

@@ -83,7 +83,7 @@ def ringmoe(home: Path, *words: str, **more: str) -> Finished:
         capture_output=True,
         text=True,
         env=environment(**more),
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     return Finished(done.returncode, done.stdout, done.stderr, _spent_s() - before)

@@ -90,7 +90,7 @@ def prefect_harness() -> Iterator[None]:
     """Prefect's ephemeral API on a temporary database; once a session, entering takes seconds."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=600):
         yield
 
 

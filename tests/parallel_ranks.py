@@ -159,7 +159,7 @@ def main() -> None:
     """`parallel_ranks.py FOLDER two|two_more|four`; the losses go to FOLDER, a JSON file each."""
     folder, which = Path(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
-    with ranks_of_torchrun(patience_s=120):
+    with ranks_of_torchrun(patience_s=600):
         ranks = dist.get_world_size()
         if which == "two_more":
             told = {f"{torch.float32}/{n}": losses(torch.float32, STEPS, CASES[n](ranks)) for n in ("trunk", "experts")}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from ringmoe.parallel import Layout, distribute, over_ranks, part_of, ranks_of_t
 from ringmoe.record import Recorder
 from ringmoe.train import TrainConfig, pretrain
 
+HELD_AT = int(os.environ.get("HELD_AT", "-1"))
+"""The step before which it waits for who kills it; none where it is negative."""
 SHAPE = RingMoEConfig(
     16, (1, 1, 1, 1), (1, 1, 2, 2), 4, (4, 4, 4, 2), specialized=2, collaborative=2, embedding="spectral"
 )
@@ -44,7 +47,9 @@ def learn(folder: Path, steps: int, *, keep_every: int = 5) -> dict[str, torch.T
     config = TrainConfig(steps=steps, warmup=5, threads=1, keep_in=str(folder / "states"), keep_every=keep_every)
 
     def batches(first: int):
-        for batch in sampler.stream(first):
+        for number, batch in enumerate(sampler.stream(first), first):
+            if number == HELD_AT:
+                time.sleep(3600)
             yield batch if ranks == 1 else part_of(batch, dist.get_rank(), ranks)
 
     with Recorder(folder, model) as recorder:

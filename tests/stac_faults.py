@@ -24,7 +24,7 @@ file that says it is whole), slow, stall, or ok."""
 FAULTS = ("429", "500", "502", "503", "504", "drop", "cut", "slow")
 RETRY_AFTER_S = 0.01
 SLOW_S = 0.05
-STALL_S = 1.0
+STALL_S = 30.0
 
 Doc = dict[str, Any]
 

@@ -71,10 +71,11 @@ def test_retries_are_bounded_and_the_reason_is_told() -> None:
 def test_a_server_that_says_nothing_is_asked_again() -> None:
     """A page that stalls beyond the time allowed is repeated; one that is merely slow is waited for."""
     with serving(Faulty(year_of_scenes(20), lambda n, path: "stall" if n == 2 else "slow")) as api:
-        client = opened(api.url, QUICK, timeout_s=0.5)
+        client = opened(api.url, QUICK, timeout_s=3)
         answer = ask(client, api.url, COLLECTIONS, {"bbox": list(BOX)}, None, 10)
     assert len(answer.items) == 20
-    assert [reason.split(":")[0] for reason in answer.refused] in (["ReadTimeout"], ["ConnectionError"])
+    assert answer.refused
+    assert {reason.split(":")[0] for reason in answer.refused} <= {"ReadTimeout", "ConnectionError"}
 
 
 def test_a_wait_that_the_server_asks_for_is_kept() -> None:

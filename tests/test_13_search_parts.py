@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -115,14 +116,22 @@ def test_a_killed_search_resumes_with_the_missing_parts_only(tmp_path: Path, roo
     """SIGKILL in the middle: whole parts and no others are there, and the next run asks for what they lack."""
     items = year_of_scenes()
     keep = tmp_path / "kept"
-    with serving(Faulty(items, lambda number, path: "slow")) as api:
+    killed = threading.Event()
+
+    def fate(number: int, path: str) -> str:
+        if len(list(keep.glob("s*.json"))) >= 10:
+            killed.wait(300)
+        return "slow"
+
+    with serving(Faulty(items, fate)) as api:
         environment = {**os.environ, "PYTHONPATH": str(root)}
         process = subprocess.Popen([sys.executable, "-c", SEARCH, api.url, str(keep)], env=environment)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while len(list(keep.glob("s*.json"))) < 4 and time.monotonic() < until:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        killed.set()
         done = {path.stem for path in keep.glob("s*.json")}
     assert 4 <= len(done) < 12
     with serving(Faulty(items)) as api:

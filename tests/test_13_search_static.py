@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,15 @@ def test_a_static_catalogue_is_crawled_once_and_searched_by_area_and_time(tmp_pa
 
 
 def test_a_crawl_survives_faults_and_refuses_to_miss_a_document(tmp_path: Path) -> None:
-    """Every fifth request fails once: nothing is lost; a document that never comes ends the crawl by name."""
+    """Every fifth document fails once: nothing is lost; a document that never comes ends the crawl by name."""
     items = year_of_scenes(40)
-    with serving(Static(items, lambda n, path: ("drop", "503", "cut")[n % 3] if n % 5 == 4 else "ok")) as server:
+    tried: Counter[str] = Counter()
+
+    def fate(n: int, path: str) -> str:
+        tried[path] += 1
+        return ("drop", "503", "cut")[len(tried) % 3] if tried[path] == 1 and len(tried) % 5 == 4 else "ok"
+
+    with serving(Static(items, fate)) as server:
         part = index(f"{server.url}/catalog.json", tmp_path / "a", QUICK)
     assert part is not None
     assert [i["id"] for i in part.items] == [i["id"] for i in items]

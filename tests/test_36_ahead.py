@@ -73,6 +73,9 @@ def test_no_more_is_made_ahead_than_asked_for() -> None:
 
     stream = Ahead(make, 4, workers=3, ahead=5)
     assert next(stream) == 4
+    until = time.monotonic() + 60
+    while len(begun) < 6 and time.monotonic() < until:
+        time.sleep(0.001)
     time.sleep(0.05)
     assert sorted(begun) == [4, 5, 6, 7, 8, 9]
     assert [next(stream) for _ in range(20)] == list(range(5, 25))
@@ -135,16 +138,14 @@ def test_a_round_reads_few_blocks_each_once(small_blocks: None) -> None:
 
 
 def test_the_next_round_is_read_before_its_first_step(small_blocks: None) -> None:
-    """With a worker, the blocks of steps 4 to 7 have been read when step 3 has been made."""
+    """What makes batches ahead has read the blocks of steps 4 to 7 when it has made step 3."""
     watched = Watched(cube_of(SENTINEL_2, size=256, n_times=2))
     contract = measure_contract([watched]).contract
     crop = Crop(32, reading=Reading(round_bytes=4 * 64 * 64 * 13, round_steps=4))
     sampler = ChipSampler([watched], contract, batch=64, crop=crop)
-    stream = sampler.stream(workers=1, ahead=1)
-    for _ in range(4):
-        next(stream)
-    stream.close()
-    time.sleep(0.2)
+    make = sampler.stream(workers=1)._make
+    for step in range(4):
+        make(step)
     watched.reads.clear()
     sampler.batch(4)
     assert watched.reads == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 
@@ -32,6 +33,7 @@ def in_turn(times: int) -> int:
 def test_what_is_freed_is_used_again_and_given_back_after() -> None:
     """Once it has settled, ten tensors of 64 MiB take fewer new pages than one has; after the block none is held."""
     process, pages = psutil.Process(), 4 * FLOATS // resource.getpagesize()
+    gc.collect()
     assert in_turn(10) > 5 * pages
     before = process.memory_info().rss
     with freed_memory_kept():

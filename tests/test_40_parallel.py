@@ -31,7 +31,7 @@ def torchrun(ranks: int, folder: Path, which: str) -> dict[str, list[float]]:
     done = subprocess.run(
         [*command, str(HERE / "parallel_ranks.py"), str(folder), which],
         cwd=HERE.parent, env=os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, check=False, timeout=400,
+        capture_output=True, text=True, check=False, timeout=1200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
     return json.loads((folder / f"{which}.json").read_text())

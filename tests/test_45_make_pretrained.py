@@ -84,14 +84,14 @@ def test_stages_end_in_a_folder_that_its_card_tells_truly(work: Path, monkeypatc
     monkeypatch.setattr(presets, "nano", lambda pixels: TINY)
     monkeypatch.setattr(shipped_card, "scores", lambda model, realdata: {})
     (work / "plan.json").write_text(json.dumps({"recipe": asdict(RECIPE), "steps": 4}))
-    model = make_pretrained.train(work, RECIPE, 1.0, 1)
+    model = make_pretrained.train(work, RECIPE, 60.0, 1)
     made = checkpoint.load(work / "trained")
     assert made.meta["steps"] == made.meta["steps_planned"] == 4
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), made.model.parameters(), strict=True))
     small = make_pretrained.prune(work, RECIPE, model, 0.01, 1)
     left = small.config.survivors_of(0, 2)
     assert ([len(ids) for ids in left.specialized], len(left.collaborative)) == ([1, 1], 1)
-    again = make_pretrained.prune(work, RECIPE, make_pretrained.train(work, RECIPE, 1.0, 1), 0.01, 1)
+    again = make_pretrained.prune(work, RECIPE, make_pretrained.train(work, RECIPE, 60.0, 1), 0.01, 1)
     assert all(torch.equal(a, b) for a, b in zip(small.parameters(), again.parameters(), strict=True))
     with pytest.raises(SystemExit, match="another recipe"):
         make_pretrained._planned(

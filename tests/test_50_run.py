@@ -96,7 +96,7 @@ def test_the_summary_says_what_it_must(small_run: Run) -> None:
     assert len(found["items"]) == found["recomputed"] == 12
     made = {p.name for p, i in published(small_run.home) if i["collection"] != "versions"}
     assert {Path(i).name for i in found["items"]} == made
-    assert 0 < found["seconds"] < 600
+    assert found["seconds"] > 0
 
 
 def test_it_tells_a_person_the_same(small_run: Run) -> None:
@@ -182,7 +182,7 @@ def test_a_second_run_makes_nothing_and_is_quick(small_run: Run, tmp_path: Path)
         k: v for k, v in small_run.summary.items() if k not in changing
     }
     assert {p: p.stat().st_ino for p in home.glob("catalog/*/*/attempt-*/**/*") if p.is_file()} == before
-    assert again.processor_s < min(30.0, 0.5 * small_run.finished.processor_s)
+    assert again.processor_s < 0.3 * small_run.finished.processor_s
 
 
 def test_sentinel2_is_the_reflectance_of_the_ground(small_run: Run) -> None:

@@ -135,7 +135,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, st
 
 
 def wait_for_answer(url: str, log: Path) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while time.monotonic() < until:
         try:
             if httpx.get(url, timeout=5).status_code == 200:
@@ -149,7 +149,7 @@ def wait_for_answer(url: str, log: Path) -> None:
 def test_all_of_them_deploy(deployed: tuple[str, str]) -> None:
     """`prefect deploy --all` from the repository lists each with its flow, pool, entrypoint, schedule and folder."""
     api, said = deployed
-    listed = {d["name"]: d for d in httpx.post(f"{api}/deployments/filter", json={}, timeout=30).json()}
+    listed = {d["name"]: d for d in httpx.post(f"{api}/deployments/filter", json={}, timeout=120).json()}
     assert set(listed) == set(DEPLOYMENTS), said[-2000:]
     for name, wanted in DEPLOYMENTS.items():
         found = listed[name]
@@ -167,11 +167,11 @@ def test_all_of_them_deploy(deployed: tuple[str, str]) -> None:
 def test_scheduled_runs_are_created_and_at_the_hour_named(deployed: tuple[str, str]) -> None:
     """The server plans the next runs of each scheduled deployment, at its hour in UTC, and none of the manual one."""
     api, _ = deployed
-    names = {d["id"]: d["name"] for d in httpx.post(f"{api}/deployments/filter", json={}, timeout=30).json()}
+    names = {d["id"]: d["name"] for d in httpx.post(f"{api}/deployments/filter", json={}, timeout=120).json()}
     wanted = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-    until, hours = time.monotonic() + 90, dict[str, set[int]]()
+    until, hours = time.monotonic() + 600, dict[str, set[int]]()
     while time.monotonic() < until and set(hours) != set(SCHEDULED):
-        runs = httpx.post(f"{api}/flow_runs/filter", json=wanted, timeout=30).json()
+        runs = httpx.post(f"{api}/flow_runs/filter", json=wanted, timeout=120).json()
         for run in runs:
             planned = dt.datetime.fromisoformat(run["expected_start_time"])
             hours.setdefault(names[run["deployment_id"]], set()).add(planned.astimezone(dt.UTC).hour)

@@ -55,7 +55,8 @@ def executed(small_run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RINGMOE_HOME", str(small_run.home))
         patch.setenv("PREFECT_HOME", str(target.parent / "prefect"))
-        client = NotebookClient(found, timeout=240, resources={"metadata": {"path": str(target.parent)}})
+        here = {"metadata": {"path": str(target.parent)}}
+        client = NotebookClient(found, timeout=900, startup_timeout=300, resources=here)
         client.execute()
     said = json.loads("".join(o.text for o in probe.outputs if o.get("name") == "stdout"))
     return found, said, np.load(target)

@@ -237,7 +237,7 @@ def new_item(
         start_datetime=sources.start,
         end_datetime=sources.end,
         properties={
-            "created": datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            "created": datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),  # the newest counts
             "processing:software": {"ringmoe": version("ringmoe")},
         },
         stac_extensions=sorted([*extensions, PROCESSING]),
