@@ -177,19 +177,18 @@ def _outcome(unit: U, future: PrefectDaskFuture[Any], patience_s: float) -> Outc
     """How a unit ended; None where its worker died with the result, so that Dask has it made again."""
     try:
         result: Any = future.result(timeout=patience_s, raise_on_failure=False)
-    except KilledWorker as error:
-        died = _Died(
-            f"every worker that tried this unit died ({type(error).__name__})",
-            item=unit.item_id,
-            enough="workers with more memory, or a unit that does not crash them",
-            todo="give workers more memory or make smaller tiles, then run the same command again",
-        )
-        return Outcome(unit, None, died)
-    except TimeoutError as error:
-        raised = future.wrapped_future.status == "error"  # by the unit's own code
-        return Outcome(unit, None, error.with_traceback(None)) if raised else None
-    except Exception as error:  # without its trace, whose frames would keep the future on the scheduler
-        return Outcome(unit, None, error.with_traceback(None))
+    except Exception as raised:
+        error = raised.with_traceback(None)  # its frames would keep the future, and so the unit on the scheduler
+        if isinstance(error, TimeoutError) and future.wrapped_future.status != "error":  # not of the unit's own code
+            return None
+        if isinstance(error, KilledWorker):
+            error = _Died(
+                f"every worker that tried this unit died ({type(error).__name__})",
+                item=unit.item_id,
+                enough="workers with more memory, or a unit that does not crash them",
+                todo="give workers more memory or make smaller tiles, then run the same command again",
+            )
+        return Outcome(unit, None, error)
     failed = isinstance(result, BaseException)
     return Outcome(unit, None if failed else result, result if failed else None)
 

@@ -234,12 +234,13 @@ def test_a_result_lost_with_its_worker_is_made_again_within_the_same_limit(clien
 
 def test_a_unit_that_kills_every_worker_is_listed(client: Client) -> None:
     """After Dask's count of deaths it is given up with its reason; the others are done, those that waited behind it on
-    the workers that it took down too."""
+    the workers that it took down too; the scheduler holds none of them."""
     units = [Light(n, kind="kills" if n == 1 else "returns") for n in range(6)]
     ended = {o.unit.number: o for o in batches.outcomes(units, submitter(client), client)}
     assert isinstance(ended[1].error, batches.UnitEnded)
     assert "KilledWorker" in str(ended[1].error)
     assert sorted(o.result for o in ended.values() if o.error is None) == [0, 2, 3, 4, 5]
+    assert until(lambda: not tasks_of(client)), tasks_of(client)
 
 
 def test_a_unit_that_was_blamed_for_another_is_tried_alone(client: Client, tmp_path: Path) -> None:
@@ -294,7 +295,7 @@ def test_a_flow_ends_what_hangs_and_records_it(
     from prefect import flow
 
     where = Where(
-        scenes=tmp_path, published=tmp_path / "catalog", workers=2, unit_seconds=20,
+        scenes=tmp_path, published=tmp_path / "catalog", workers=2, unit_seconds=10,
         dask_address=cluster if by_address else None, performance_report=tmp_path / "report.html",
     )  # fmt: skip
     told: list[str] = []
