@@ -128,11 +128,16 @@ def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
 
 
 def listens(process: subprocess.Popen[bytes], port: int | None) -> bool:
-    """Whether a process or one that it started listens at a TCP port: else who answers there is somebody else."""
+    """Whether a process or one that it started listens at a TCP port: else who answers there is somebody else.
+
+    Where the system does not tell, it is taken to.
+    """
     try:
         known = psutil.Process(process.pid)
         at_work = [known, *known.children(recursive=True)]
         found = [held for each in at_work for held in each.net_connections("tcp")]
+    except psutil.AccessDenied:
+        return True
     except psutil.Error:
         return False
     return any(held.status == psutil.CONN_LISTEN and held.laddr.port == port for held in found)

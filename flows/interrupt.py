@@ -31,7 +31,6 @@ def with_api() -> Iterator[None]:
     """
     import httpx
     from prefect.client.orchestration import get_client
-    from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     embedded = PREFECT_API_URL.value() is None
@@ -42,6 +41,8 @@ def with_api() -> Iterator[None]:
         except httpx.TimeoutException:  # it is up, and so busy that its first answer took 5 s
             if last or not embedded:
                 raise
+            from prefect.server.api.server import SubprocessASGIServer
+
             SubprocessASGIServer().stop()
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if embedded else {}):
         yield

@@ -192,7 +192,8 @@ def _wait(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
                 if listens(process, port):
                     return
         except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     raise ServiceError(
         "Prefect's server does not answer",
         item=api,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -17,7 +19,7 @@ from own_scenes import search
 from catalog.errors import NothingFound, ServiceError
 from catalog.register import register, register_dem, register_labels
 from catalog.search import LabelClass, dems, labels
-from catalog.serve import served
+from catalog.serve import listens, served
 
 HERE = (10.2, 45.1, 10.3, 45.2)
 """A box that every tiny optical product touches."""
@@ -203,3 +205,23 @@ def test_an_empty_folder_cannot_be_served(tmp_path: Path) -> None:
     with pytest.raises(ServiceError, match=r"holds no catalog\.json") as caught, served(tmp_path):
         pass
     assert "ringmoe register" in caught.value.todo
+
+
+def test_an_answer_is_ours_only_where_our_process_listens() -> None:
+    """A port that another program took meanwhile answers, and is not taken for the server that was started."""
+    listening = (
+        "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); "
+        "sys.stdin.read()"
+    )
+    with (
+        HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as other,
+        subprocess.Popen([sys.executable, "-c", listening], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as ours,
+    ):
+        assert ours.stdin is not None
+        assert ours.stdout is not None
+        port = int(ours.stdout.readline())
+        assert listens(ours, port)
+        assert not listens(ours, other.server_port)
+        ours.stdin.close()
+        ours.wait()
+        assert not listens(ours, port)
