@@ -128,6 +128,8 @@ def scheduled_and_completed(api: str) -> bool:
 def test_an_api_that_is_slow_to_answer_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice no answer in time, then one; a third time is an error, and a team's server is not started by us at all."""
     tried: list[bool] = []
+    ended: list[bool] = []
+    monkeypatch.setattr("prefect.server.api.server.SubprocessASGIServer.stop", lambda self: ended.append(True))
 
     def slow(until: int) -> Callable[..., Any]:
         def get_client(**_: bool) -> nullcontext[None]:
@@ -140,11 +142,13 @@ def test_an_api_that_is_slow_to_answer_is_started_again(monkeypatch: pytest.Monk
 
     for api, until, tries in ((None, 2, 3), (None, 9, 3), ("http://127.0.0.1:4200/api", 1, 1)):
         tried.clear()
+        ended.clear()
         monkeypatch.setattr("prefect.client.orchestration.get_client", slow(until))
         ends = pytest.raises(httpx.ReadTimeout) if until >= tries else nullcontext()
         with temporary_settings({PREFECT_API_URL: api}), ends, with_api():
             pass
         assert len(tried) == tries
+        assert len(ended) == tries - 1  # the slow one, before another is started
 
 
 @pytest.mark.parametrize(("api", "wanted"), [(None, None), ("http://127.0.0.1:4200/api", 180)])
